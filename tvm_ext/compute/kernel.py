@@ -1,0 +1,37 @@
+"""A TE function becomes a PrimFunc that carries what it computes, so that the right schedule rule finds it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from tvm import relax, te
+
+KERNEL_ATTR = "lut.kernel"
+_OPAQUE = 8
+"""TVM's operator pattern that FuseOps leaves alone: epilogues are fused before, on the lut ops."""
+
+
+def emit_kernel(
+    bb: relax.BlockBuilder,
+    compute: Callable,
+    args: Sequence[relax.Expr | None],
+    ty: relax.TensorType,
+    name: str,
+    info: dict,
+) -> relax.Expr:
+    """Add the PrimFunc of ``compute(*placeholders)`` to the module and call it.
+
+    None among `args` is handed on as None and takes no parameter. `info` is stored as the attribute "lut.kernel".
+    """
+    placeholders = [
+        None if a is None else te.placeholder([int(d) for d in a.ty.shape], str(a.ty.dtype), name=f"p{i}")
+        for i, a in enumerate(args)
+    ]
+    result = compute(*placeholders)
+    func = te.create_prim_func([p for p in placeholders if p is not None] + [result])
+    func = func.with_attr(KERNEL_ATTR, info).with_attr("op_pattern", _OPAQUE)
+    layer = re.sub(r"\W+", "_", str(info.get("layer", ""))).strip("_")
+    symbol = f"{name}_{layer}" if layer else name
+    gv = bb.add_func(func.without_attr("global_symbol"), symbol)
+    return relax.call_tir(gv, [a for a in args if a is not None], ty)

@@ -1,0 +1,104 @@
+"""Where the elements of a subvector lie: rows of a matrix, or windows of an image read in place (no im2col)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import tirx
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Rows to encode. Dense: x float32 [rows, depth]. Conv: x float32 [batch, channels, height, width].
+
+    A conv's patch is flattened as ``d = (channel * kh + i) * kw + j``; `pads` is (top, left, bottom, right).
+    """
+
+    shape: tuple[int, ...]
+    kernel: tuple[int, int] | None = None
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilations: tuple[int, int] = (1, 1)
+
+    @property
+    def is_conv(self) -> bool:
+        return self.kernel is not None
+
+    @property
+    def batch(self) -> int:
+        """Images, or 1 for a matrix."""
+        return self.shape[0] if self.is_conv else 1
+
+    @property
+    def taps(self) -> int:
+        """Elements of a patch that one channel gives."""
+        return self.kernel[0] * self.kernel[1] if self.kernel else 1
+
+    @property
+    def depth(self) -> int:
+        """Elements of a row (D)."""
+        return self.shape[1] * self.taps
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """(OH, OW) of a conv; not positive if the kernel does not fit."""
+        (kh, kw), (_, _, height, width) = self.kernel, self.shape
+        top, left, bottom, right = self.pads
+        return (
+            (height + top + bottom - self.dilations[0] * (kh - 1) - 1) // self.strides[0] + 1,
+            (width + left + right - self.dilations[1] * (kw - 1) - 1) // self.strides[1] + 1,
+        )
+
+    @property
+    def rows(self) -> int:
+        """Rows an image gives (OH * OW), or of the matrix."""
+        if not self.is_conv:
+            return self.shape[0]
+        out_h, out_w = self.output_size
+        return out_h * out_w
+
+    @property
+    def plane_shape(self) -> tuple[int, int, int, int]:
+        """The input with its zero border."""
+        batch, channels, height, width = self.shape
+        top, left, bottom, right = self.pads
+        return (batch, channels, height + top + bottom, width + left + right)
+
+    def whole_channels(self, length: int) -> bool:
+        """Whether subvectors of `length` never split a channel."""
+        return length % self.taps == 0
+
+    def element(self, x, b, n, d):
+        """Element d of row n of image b as float32; zero outside of the image and behind the last element."""
+        if not self.is_conv:
+            return x[n, d] if self._inside(d) else tirx.if_then_else(d < self.depth, x[n, d], _zero(x))
+        channel, h, w = self._window(n, d)
+        h, w = h - self.pads[0], w - self.pads[1]
+        inside = tirx.all(d < self.depth, h >= 0, h < self.shape[2], w >= 0, w < self.shape[3])
+        return tirx.if_then_else(inside, x[b, channel, h, w], _zero(x))
+
+    def bordered(self, x, b, channel, h, w):
+        """Pixel (h, w) of the bordered plane."""
+        h, w = h - self.pads[0], w - self.pads[1]
+        if not any(self.pads):
+            return x[b, channel, h, w]
+        inside = tirx.all(h >= 0, h < self.shape[2], w >= 0, w < self.shape[3])
+        return tirx.if_then_else(inside, x[b, channel, h, w], _zero(x))
+
+    def from_plane(self, plane, b, n, d):
+        """Element d of row n, read from a bordered plane; behind the last channel the last one is read."""
+        channel, h, w = self._window(n, d)
+        return plane[b, tirx.min(channel, self.shape[1] - 1), h, w]
+
+    def _window(self, n, d):
+        (kh, kw), out_w = self.kernel, self.output_size[1]
+        h = n // out_w * self.strides[0] + d % (kh * kw) // kw * self.dilations[0]
+        w = n % out_w * self.strides[1] + d % kw * self.dilations[1]
+        return d // (kh * kw), h, w
+
+    def _inside(self, d) -> bool:
+        return isinstance(d, int) and d < self.depth
+
+
+def _zero(x):
+    return tirx.const(0, x.dtype)

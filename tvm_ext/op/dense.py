@@ -1,0 +1,63 @@
+"""R.lut.dense: a dense layer as lookup tables; DecomposeLUT turns it into encode + lookup_accumulate."""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax
+
+from tvm_ext.op._register import attributes, given, optional, register, static_shape
+from tvm_ext.op._search import check_codebooks, patches_of, search_of
+from tvm_ext.op.encode import encode
+from tvm_ext.op.lookup_accumulate import lookup_accumulate
+
+NAME = "lut.dense"
+
+
+def dense(
+    x: relax.Expr, centroids: relax.Expr, table: relax.Expr, table_scale: relax.Expr, bias: relax.Expr | None = None,
+    inv_scale: relax.Expr | None = None, score_bias: relax.Expr | None = None, mult: relax.Expr | None = None,
+    *, encoder: str = "l2", encode_dtype: str = "float32", input_signed: bool = True, layer: str = "",
+) -> relax.Call:  # fmt: skip
+    """``y[..., m] = bias[m] + table_scale[m] * sum_c mult[c] * table[c, code[..., c], m]``; x float32 [..., D].
+
+    centroids [C, K, V] with C = ceil(D / V); the other arguments as in `encode` and `lookup_accumulate`.
+    """
+    attrs = attributes(
+        encoder=encoder, encode_dtype=encode_dtype, input_signed=bool(input_signed), kernel_shape=(), layer=layer
+    )
+    args = [x, centroids, table, table_scale, *(optional(a) for a in (bias, inv_scale, score_bias, mult))]
+    return relax.Call(OP, args, attrs)
+
+
+def decompose(bb: relax.BlockBuilder, call: relax.Call) -> relax.Call:
+    """The same value as encode, emitted to `bb`, and lookup_accumulate, returned."""
+    x, centroids, table, table_scale, bias, inv_scale, score_bias, mult = call.args
+    a = call.attrs
+    codes = bb.emit(
+        encode(
+            x, centroids, given(inv_scale), given(score_bias), encoder=str(a["encoder"]),
+            encode_dtype=str(a["encode_dtype"]), input_signed=bool(int(a["input_signed"])), layer=str(a["layer"]),
+        )
+    )  # fmt: skip
+    return lookup_accumulate(codes, table, table_scale, given(bias), given(mult), layer=str(a["layer"]))
+
+
+def _infer(call: relax.Call, bb: relax.BlockBuilder) -> relax.TensorType:
+    x, centroids, table, table_scale, bias, inv_scale, score_bias, mult = call.args
+    patches = patches_of(NAME, x, call.attrs)
+    c, _, _ = check_codebooks(NAME, patches, search_of(NAME, call.attrs), centroids, inv_scale, score_bias)
+    codes = relax.Var("codes", relax.TensorType([*static_shape(x, NAME, "x")[:-1], c], "uint8"))
+    return bb.normalize(lookup_accumulate(codes, table, table_scale, given(bias), given(mult))).ty
+
+
+def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    return decompose(bb, call)
+
+
+OP: tvm.ir.Op = register(
+    "dense",
+    ["x", "centroids", "table", "table_scale", "bias", "inv_scale", "score_bias", "mult"],
+    _infer,
+    _legalize,
+    dense,
+)

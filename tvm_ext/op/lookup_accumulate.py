@@ -1,0 +1,128 @@
+"""R.lut.lookup_accumulate: read the table at the codes, sum over codebooks, scale, add bias and residual, activate."""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax, te, topi
+
+from tvm_ext.compute.kernel import emit_kernel
+from tvm_ext.compute.lookup import ACTIVATIONS, lookup_gather, lookup_shuffle
+from tvm_ext.op._register import attributes, check, dtype_of, given, optional, present, register, static_shape
+from tvm_ext.op._search import check_tensor
+from tvm_ext.tensor_intrin import get_isa
+
+NAME = "lut.lookup_accumulate"
+
+
+def lookup_accumulate(
+    codes: relax.Expr, table: relax.Expr, table_scale: relax.Expr, bias: relax.Expr | None = None,
+    mult: relax.Expr | None = None, residual: relax.Expr | None = None,
+    *, axis: int = -1, activation: str = "", layout: str = "", rows: int = 0, chunk: int = 0, layer: str = "",
+) -> relax.Call:  # fmt: skip
+    """``act(bias[m] + table_scale[m] * sum_c mult[c] * table[c, code[n, c], m] + residual)`` as float32.
+
+    Parameters
+    ----------
+    codes : uint8 [..., C] for ``axis=-1``, [B, C, OH, OW] for ``axis=1``; values below K.
+    table : [C, K, M] int8 (the sum is exact in int32) or float32.
+    table_scale, bias : float32 [M].
+    mult : uint8 [C], factors 1..127 of the codebooks; absent means 1.
+    residual : float32, shaped like the result.
+    activation : "" or "relu".
+    layout : see `encode`; "rowwise" and packed layouts give [N, M] or [B, M, N], with `rows` N and, for packed int16
+        sums, `chunk` groups between drains (0: none is needed).
+
+    Raises
+    ------
+    ValueError : by type inference, for shapes or dtypes that do not fit.
+    """
+    attrs = attributes(
+        axis=axis, activation=activation, layout=layout, rows=rows, chunk=chunk, layer=layer,
+    )  # fmt: skip
+    args = [codes, table, table_scale, optional(bias), optional(mult), optional(residual)]
+    return relax.Call(OP, args, attrs)
+
+
+def _infer(call: relax.Call, _: relax.BlockBuilder) -> relax.TensorType:
+    codes, table, table_scale, bias, mult, residual = call.args
+    attrs = call.attrs
+    axis, layout = int(attrs["axis"]), str(attrs["layout"])
+    check(axis in (-1, 1), NAME, f"axis must be -1 or 1, got {axis}")
+    check(str(attrs["activation"]) in ACTIVATIONS, NAME, f"activation must be one of {ACTIVATIONS}")
+    check(dtype_of(codes) == "uint8", NAME, f"codes must be uint8, got {dtype_of(codes)}")
+    code_shape, scale_shape = static_shape(codes, NAME, "codes"), static_shape(table_scale, NAME, "table_scale")
+    check(len(scale_shape) == 1, NAME, f"table_scale must be [M], got shape {list(scale_shape)}")
+    outputs = scale_shape[0]
+    check_tensor(NAME, "table_scale", table_scale, (outputs,), "float32")
+    if present(bias):
+        check_tensor(NAME, "bias", bias, (outputs,), "float32")
+    if layout not in ("", "rowwise"):
+        rows = int(attrs["rows"])
+        shape = (code_shape[0], outputs, rows) if axis == 1 else (rows, outputs)
+    else:
+        shape = _logical_shape(code_shape, axis, outputs)
+        _check_table(code_shape[axis], outputs, table, mult)
+    if present(residual):
+        check_tensor(NAME, "residual", residual, shape, "float32")
+    return relax.TensorType(list(shape), "float32")
+
+
+def _logical_shape(codes: tuple[int, ...], axis: int, outputs: int) -> tuple[int, ...]:
+    check(axis == -1 or len(codes) in (3, 4), NAME, f"codes with axis 1 must have 3 or 4 axes, got {list(codes)}")
+    return (*codes[:-1], outputs) if axis == -1 else (codes[0], outputs, *codes[2:])
+
+
+def _check_table(num_codebooks: int, outputs: int, table, mult) -> None:
+    shape = static_shape(table, NAME, "table")
+    check(len(shape) == 3, NAME, f"table must be [C, K, M], got shape {list(shape)}")
+    check(shape[0] == num_codebooks, NAME, f"table has {shape[0]} codebooks, codes have {num_codebooks}")
+    check(shape[2] == outputs, NAME, f"table has {shape[2]} output columns, table_scale has {outputs}")
+    check(dtype_of(table) in ("int8", "float32"), NAME, f"table must be int8 or float32, got {dtype_of(table)}")
+    if present(mult):
+        check_tensor(NAME, "mult", mult, (num_codebooks,), "uint8")
+
+
+def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    attrs = call.attrs
+    layout, feature_major, activation = str(attrs["layout"]), int(attrs["axis"]) == 1, str(attrs["activation"])
+    shape = [int(d) for d in call.ty.shape]
+
+    def gather(codes, table, table_scale, bias, mult, residual) -> te.Tensor:
+        flat = _flat(shape, feature_major)
+        if not layout:
+            c = int(table.shape[0])
+            codes = topi.reshape(codes, (flat[0], c, flat[2]) if feature_major else (flat[0], c))
+            residual = None if residual is None else topi.reshape(residual, flat)
+        y = lookup_gather(
+            codes, table, table_scale, bias, mult, residual, activation=activation, feature_major=feature_major
+        )
+        return y if layout else topi.reshape(y, shape)
+
+    def shuffle(codes, table, table_scale, bias, mult, residual) -> te.Tensor:
+        return lookup_shuffle(
+            codes, table, table_scale, bias, mult, residual, read=get_isa(layout).table_read, rows=int(attrs["rows"]),
+            outputs=shape[1], chunk=int(attrs["chunk"]), activation=activation, feature_major=feature_major,
+        )  # fmt: skip
+
+    kind = {"": "oracle", "rowwise": "lookup_gather"}.get(layout, "lookup_shuffle")
+    info = {"kind": kind, "isa": layout, "feature_major": int(feature_major), "mult": int(present(call.args[4])),
+            "layer": str(attrs["layer"])}  # fmt: skip
+    args = [*call.args[:3], *(given(a) for a in call.args[3:])]
+    return emit_kernel(bb, gather if layout in ("", "rowwise") else shuffle, args, call.ty, "lut_lookup", info)
+
+
+def _flat(shape: list[int], feature_major: bool) -> tuple[int, ...]:
+    """The result with its positions flattened."""
+    rows = 1
+    for d in shape[2:] if feature_major else shape[:-1]:
+        rows *= d
+    return (shape[0], shape[1], rows) if feature_major else (rows, shape[-1])
+
+
+OP: tvm.ir.Op = register(
+    "lookup_accumulate",
+    ["codes", "table", "table_scale", "bias", "mult", "residual"],
+    _infer,
+    _legalize,
+    lookup_accumulate,
+)

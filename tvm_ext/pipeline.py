@@ -1,0 +1,101 @@
+"""The whole compiler on one page: Relax with ordinary layers or lut ops in, a Relax VM executable out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import tvm
+from tvm import relax
+from tvm.ir.instrument import PassInstrument
+from tvm.relax.backend.cpu_generic import pipeline as cpu
+from tvm.s_tir import dlight
+from tvm.target import Target
+
+from tvm_ext import transform as t
+from tvm_ext.schedule import RULES
+from tvm_ext.transform._from_weights import CodebookLike
+
+
+def rewrite_passes(codebooks: Mapping[str, CodebookLike]) -> list[tvm.transform.Pass]:
+    """Float layers that have a codebook become R.lut.dense and R.lut.conv2d."""
+    return [
+        relax.transform.FoldConstant(),
+        t.RewriteDenseToLUT(codebooks),
+        t.RewriteConv2dToLUT(codebooks),
+    ]
+
+
+def lut_passes(target: Target) -> list[tvm.transform.Pass]:
+    """Lut layers become packed encodes and table reads with everything fused that is free there."""
+    return [
+        t.DecomposeLUT(),
+        t.ReuseCodes(),
+        t.FoldScaleIntoTable(),
+        t.FuseLUTEpilogue(),
+        t.PackLUTConstants(target),
+        relax.transform.CanonicalizeBindings(),
+    ]
+
+
+def legalize_passes(target: Target) -> list[tvm.transform.Pass]:
+    """Operators become PrimFuncs; the float remainder is fused by TVM, lut kernels are opaque to it."""
+    return [*cpu.library_dispatch_passes(target), *cpu.legalize_passes(target)]
+
+
+def schedule_passes() -> list[tvm.transform.Pass]:
+    """Loops are ordered, tiled, vectorized and tensorized."""
+    return [dlight.ApplyDefaultSchedule(*(rule() for rule in RULES))]
+
+
+def lower_passes(target: Target) -> list[tvm.transform.Pass]:
+    """Relax becomes VM bytecode with planned memory."""
+    return [*cpu.dataflow_lower_passes(target), *cpu.finalize_passes(target)]
+
+
+@relax.register_pipeline("lutc")
+def lutc_pipeline(codebooks: Mapping[str, CodebookLike] | None = None):
+    """The phases above, in order, for the current target."""
+
+    @tvm.transform.module_pass(opt_level=0, name="lutc")
+    def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        target = Target.current(allow_none=False)
+        phases = [
+            *rewrite_passes(codebooks or {}),
+            *lut_passes(target),
+            *legalize_passes(target),
+            *schedule_passes(),
+            *lower_passes(target),
+        ]
+        return tvm.transform.Sequential(phases, name="lutc")(mod)
+
+    return run
+
+
+@dataclass(frozen=True)
+class Built:
+    """A compiled module.
+
+    executable : Relax VM executable; its function "main" is the model.
+    layers : one dict a layer, as `transform.layer_rows` gives.
+    """
+
+    executable: relax.VMExecutable
+    layers: list[dict]
+
+
+def rewrite(mod: tvm.IRModule, codebooks: Mapping[str, CodebookLike]) -> tvm.IRModule:
+    """The first phase alone, so that a caller can look at what became a table and stop (`transform.layer_rows`)."""
+    return tvm.transform.Sequential(rewrite_passes(codebooks))(mod)
+
+
+def build(mod: tvm.IRModule, target: Mapping, instruments: Sequence[PassInstrument] = ()) -> Built:
+    """Compile a rewritten module (see `rewrite`) for `target`, a TVM target as a dict."""
+    tvm_target = Target(dict(target))
+    with tvm_target, tvm.transform.PassContext(opt_level=3, instruments=list(instruments)):
+        packed = tvm.transform.Sequential(lut_passes(tvm_target), name="lut")(mod)
+        lowered = tvm.transform.Sequential(
+            [*legalize_passes(tvm_target), *schedule_passes(), *lower_passes(tvm_target)], name="lower"
+        )(packed)
+        executable = relax.build(lowered, tvm_target, relax_pipeline=None)
+    return Built(executable, t.layer_rows(packed))

@@ -1,0 +1,40 @@
+"""What the schedule rules share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tvm import s_tir
+from tvm.tirx import PrimFunc
+
+from tvm_ext.compute.kernel import KERNEL_ATTR
+
+
+def kernel_of(func: PrimFunc, kind: str) -> Mapping | None:
+    """What `func` computes (see `emit_kernel`) if it is a lut PrimFunc of `kind`, else None."""
+    info = func.attrs.get(KERNEL_ATTR) if func.attrs is not None else None
+    return info if info is not None and str(info["kind"]) == kind else None
+
+
+def blocks_of(sch: s_tir.Schedule) -> dict[str, s_tir.schedule.SBlockRV]:
+    """The blocks of the PrimFunc by name."""
+    children = sch.get_child_blocks(sch.get_sblock("root"))
+    return {str(sch.get(block).name_hint): block for block in children}
+
+
+def extent(sch: s_tir.Schedule, loop) -> int:
+    return int(sch.get(loop).extent)
+
+
+def largest_divisor(value: int, limit: int) -> int:
+    """The largest divisor of `value` that is at most `limit`."""
+    return next(d for d in range(min(value, limit), 0, -1) if value % d == 0)
+
+
+def vectorize_divisible(sch: s_tir.Schedule, loop, width: int) -> None:
+    """Vectorize `loop` by the largest power of two up to `width` that divides it."""
+    lanes = width
+    while extent(sch, loop) % lanes:
+        lanes //= 2
+    if lanes > 1:
+        sch.vectorize(sch.split(loop, [None, lanes])[1])

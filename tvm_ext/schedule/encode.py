@@ -1,0 +1,78 @@
+"""Schedule of the tiled closest-centroid search: 16 rows in a vector, centroids broadcast, the best kept in registers."""
+
+from __future__ import annotations
+
+from tvm import s_tir
+from tvm.s_tir.dlight import ScheduleRule
+from tvm.target import Target
+from tvm.tirx import PrimFunc
+
+from tvm_ext.compute.encode import LANES
+from tvm_ext.schedule.base import blocks_of, extent, kernel_of
+from tvm_ext.tensor_intrin import Dot, get_isa
+from tvm_ext.tensor_intrin.spec import FLOAT_DOT
+
+_MAX_UNROLL = 64
+"""Elements of a subvector up to which the loops over them are unrolled."""
+
+
+class EncodeTiled(ScheduleRule):
+    """Schedules PrimFuncs of kind ``encode_tiled``.
+
+    The quantized, zero-bordered plane of a conv is written first. Then, for every tile of codes: 16 rows of one
+    codebook's subvectors are collected (no im2col beyond that), scored against each centroid, and the best kept.
+    """
+
+    def apply(self, func: PrimFunc, target: Target, tunable: bool) -> s_tir.Schedule | None:
+        kernel = kernel_of(func, "encode_tiled")
+        if kernel is None:
+            return None
+        dot = get_isa(str(kernel["isa"])).dot if str(kernel["encode_dtype"]) == "int8" else FLOAT_DOT
+        sch = s_tir.Schedule(func)
+        blocks = blocks_of(sch)
+        codes, best, score, subvector = (blocks[f"lut_{n}"] for n in ("codes", "best", "score", "x"))
+        if "lut_plane" in blocks:
+            b, channel, _, w = sch.get_loops(blocks["lut_plane"])
+            sch.parallel(sch.fuse(b, channel))
+        b, tile, group, *_ = sch.get_loops(codes)
+        sch.parallel(sch.fuse(b, tile))
+        sch.compute_at(best, group, preserve_unit_loops=True)
+        c, n, k = sch.get_loops(best)[-3:]
+        block, lane = sch.split(n, [None, LANES])
+        sch.reorder(c, block, k, lane)
+        sch.vectorize(lane)
+        sch.compute_at(score, k, preserve_unit_loops=True)
+        sch.compute_at(subvector, block, preserve_unit_loops=True)
+        sch.decompose_reduction(best, k)
+        sch.unroll(k)
+        _schedule_score(sch, score, dot)
+        _schedule_subvector(sch, subvector)
+        return sch
+
+
+def _schedule_score(sch: s_tir.Schedule, score, dot: Dot) -> None:
+    lane, t, i = sch.get_loops(score)[-3:]
+    unroll = extent(sch, t) * extent(sch, i) <= _MAX_UNROLL
+    if dot.intrin:
+        outer, rows = sch.split(lane, [None, dot.rows])
+        sch.reorder(t, outer, rows, i)
+        init = sch.decompose_reduction(score, t)
+        sch.tensorize(rows, dot.intrin)
+        sch.unroll(outer)
+        outer, rows = sch.get_loops(init)[-2:]
+        sch.unroll(outer), sch.vectorize(rows)
+    else:
+        sch.reorder(t, i, lane)
+        sch.vectorize(lane)
+        init = sch.decompose_reduction(score, t)
+        sch.vectorize(sch.get_loops(init)[-1])
+    if unroll:
+        sch.unroll(t)
+
+
+def _schedule_subvector(sch: s_tir.Schedule, subvector) -> None:
+    t, lane, i = sch.get_loops(subvector)[-3:]
+    sch.reorder(lane, t, i)
+    if extent(sch, t) * extent(sch, i) <= _MAX_UNROLL:
+        sch.unroll(t)
+    sch.unroll(i)

@@ -1,0 +1,50 @@
+"""Schedules of the row-wise kernels: few rows, more than 16 centroids, or tables that are not int8."""
+
+from __future__ import annotations
+
+from tvm import s_tir
+from tvm.s_tir.dlight import ScheduleRule
+from tvm.target import Target
+from tvm.tirx import PrimFunc
+
+from tvm_ext.schedule.base import blocks_of, extent, kernel_of, largest_divisor
+
+_LANES = 16
+
+
+class LookupGather(ScheduleRule):
+    """Schedules PrimFuncs of kind ``lookup_gather``: a row's codes pick table rows, outputs lie in vector lanes."""
+
+    def apply(self, func: PrimFunc, target: Target, tunable: bool) -> s_tir.Schedule | None:
+        if kernel_of(func, "lookup_gather") is None:
+            return None
+        sch = s_tir.Schedule(func)
+        blocks = blocks_of(sch)
+        acc, out = blocks["lut_acc"], blocks["lut_out"]
+        b, n, m, c = sch.get_loops(acc)
+        lanes = largest_divisor(extent(sch, m), 4 * _LANES)
+        mo, mi = sch.split(m, [None, lanes])
+        sch.reorder(b, n, mo, c, mi)
+        rows = sch.fuse(b, n)
+        sch.parallel(rows)
+        sch.vectorize(mi)
+        sch.reverse_compute_at(out, mo, preserve_unit_loops=True)
+        init = sch.decompose_reduction(acc, c)
+        sch.vectorize(sch.get_loops(init)[-1])
+        return sch
+
+
+class EncodeRowwise(ScheduleRule):
+    """Schedules PrimFuncs of kind ``encode_rowwise``: one subvector at a time against all its centroids."""
+
+    def apply(self, func: PrimFunc, target: Target, tunable: bool) -> s_tir.Schedule | None:
+        if kernel_of(func, "encode_rowwise") is None:
+            return None
+        sch = s_tir.Schedule(func)
+        blocks = blocks_of(sch)
+        codes, best, score, subvector = (blocks[f"lut_{n}"] for n in ("codes", "best", "score", "x"))
+        b, n, c, k = sch.get_loops(best)
+        sch.parallel(sch.fuse(b, n))
+        sch.compute_at(score, c, preserve_unit_loops=True)
+        sch.compute_at(subvector, c, preserve_unit_loops=True)
+        return sch

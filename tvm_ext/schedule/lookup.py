@@ -1,0 +1,96 @@
+"""Schedule of the packed table read: register tiles of R row tiles x Q outputs, tensorized with the ISA's shuffles."""
+
+from __future__ import annotations
+
+from tvm import s_tir
+from tvm.s_tir.dlight import ScheduleRule
+from tvm.target import Target
+from tvm.tirx import PrimFunc
+
+from tvm_ext.schedule.base import blocks_of, extent, kernel_of, largest_divisor
+from tvm_ext.tensor_intrin import TableRead, get_isa
+
+_EPILOGUE_LANES = 16
+
+
+class LookupShuffle(ScheduleRule):
+    """Schedules PrimFuncs of kind ``lookup_shuffle``.
+
+    Loops: images and row blocks in parallel, output blocks, [drain chunks,] codebook groups, then Q x R tensorized
+    tiles whose accumulators stay in registers; the epilogue follows each output block.
+    """
+
+    def apply(self, func: PrimFunc, target: Target, tunable: bool) -> s_tir.Schedule | None:
+        kernel = kernel_of(func, "lookup_shuffle")
+        if kernel is None:
+            return None
+        read = get_isa(str(kernel["isa"])).table_read
+        sch = s_tir.Schedule(func)
+        blocks = blocks_of(sch)
+        acc, out, drain = blocks["lut_acc"], blocks["lut_out"], blocks.get("lut_drain")
+        root = acc if drain is None else drain
+        b, m, n, *reduce = sch.get_loops(root)
+        row_tiles, outs = _tile_shape(sch, extent(sch, n) // read.rows, extent(sch, m), read, tunable)
+        no, nr, nt = sch.split(n, [None, row_tiles, read.rows])
+        mo, mq = sch.split(m, [None, outs])
+        sch.reorder(b, no, mo, *reduce[:1], mq, nr, nt, *reduce[1:])
+        sch.parallel(sch.fuse(b, no))
+        if drain is not None:
+            _schedule_drain(sch, drain, acc, reduce[0], row_tiles, read)
+        sch.reverse_compute_at(out, mo, preserve_unit_loops=True)
+        _tensorize(sch, acc, read, read.intrin_mult if int(kernel["mult"]) else read.intrin)
+        _schedule_epilogue(sch, out, row_tiles, read, bool(int(kernel["feature_major"])))
+        return sch
+
+
+def _tile_shape(sch: s_tir.Schedule, tiles: int, outputs: int, read: TableRead, tunable: bool) -> tuple[int, int]:
+    """(R, Q), divisors of the row tiles and the outputs whose accumulators fit the registers; sampled if `tunable`."""
+    pairs = [
+        (r, q)
+        for r in range(1, read.tiles + 1)
+        for q in range(1, read.tiles // r + 1)
+        if tiles % r == 0 and outputs % q == 0
+    ]
+    if tunable:
+        chosen = sch.sample_categorical(list(range(len(pairs))), [1 / len(pairs)] * len(pairs))
+        return pairs[int(sch.get(chosen))]
+    # loads per lookup are 1/R + 1/Q: large and square tiles; of equal ones, more outputs share a load of codes
+    return min(pairs, key=lambda p: (1 / min(p[0], 4) + 1 / min(p[1], 4), -p[1]))
+
+
+def _schedule_drain(sch: s_tir.Schedule, drain, acc, chunk_loop, row_tiles: int, read: TableRead) -> None:
+    """int16 sums of one chunk of codebooks at a time, added up in int32."""
+    *_, mq, nr, nt = sch.get_loops(drain)
+    for loop in (mq, nr):
+        sch.unroll(loop)
+    sch.vectorize(nt)
+    sch.compute_at(acc, chunk_loop, preserve_unit_loops=True)
+    init = sch.decompose_reduction(drain, chunk_loop)
+    q, r, t = sch.get_loops(init)[-3:]
+    sch.unroll(q), sch.unroll(r), sch.vectorize(t)
+    *_, m, n, c, g, k = sch.get_loops(acc)
+    ar, at = sch.split(n, [row_tiles, read.rows])
+    sch.reorder(c, m, ar, at, g, k)
+
+
+def _tensorize(sch: s_tir.Schedule, acc, read: TableRead, intrin: str) -> None:
+    """The accumulation: codebook groups outermost, the tile innermost and replaced by the intrinsic."""
+    *_, c, mq, nr, nt, g, k = sch.get_loops(acc)
+    if read.group == 1:
+        sch.reorder(g, mq, nr, nt, k)  # the intrinsic's meaning has no loop over a single codebook
+    init = sch.decompose_reduction(acc, c)
+    sch.unroll(mq), sch.unroll(nr)
+    sch.tensorize(nt, intrin)
+    q, r, t = sch.get_loops(init)[-3:]
+    sch.unroll(q), sch.unroll(r), sch.vectorize(t)
+
+
+def _schedule_epilogue(sch: s_tir.Schedule, out, row_tiles: int, read: TableRead, feature_major: bool) -> None:
+    *_, first, second = sch.get_loops(out)
+    if not feature_major:
+        sch.vectorize(second)  # Q outputs of one row
+        return
+    lanes = largest_divisor(read.rows, _EPILOGUE_LANES)
+    *_, inner = sch.split(second, [row_tiles * read.rows // lanes, lanes])
+    sch.unroll(first)
+    sch.vectorize(inner)

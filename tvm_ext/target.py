@@ -1,0 +1,32 @@
+"""Target -> usable instruction sets. The only place that reads target attributes."""
+
+from __future__ import annotations
+
+from tvm.target import Target
+from tvm.target.codegen import target_has_features
+
+from tvm_ext.tensor_intrin import Isa, list_isas
+
+
+def architecture(target: Target) -> str:
+    """ "x86", "aarch64", or the first word of the triple."""
+    triple = str(target.attrs.get("mtriple", "") or "") or "x86_64"
+    word = triple.split("-")[0]
+    if word in ("x86_64", "i386", "i686", "x86"):
+        return "x86"
+    return "aarch64" if word in ("aarch64", "arm64") else word
+
+
+def usable_isas(target: Target) -> list[Isa]:
+    """ISAs that `target` has all features of, best first; ends with "generic"."""
+    arch = architecture(target)
+    return [
+        isa
+        for isa in list_isas()
+        if isa.arch in ("", arch) and (not isa.requires or target_has_features(list(isa.requires), target))
+    ]
+
+
+def best_isa(target: Target) -> Isa:
+    """The ISA kernels are made for."""
+    return usable_isas(target)[0]

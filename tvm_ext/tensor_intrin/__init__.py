@@ -1,0 +1,31 @@
+"""Tensor intrinsics, one file an ISA. A file with an `ISA` row and a `register()` is found by itself."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+
+from tvm_ext.tensor_intrin.spec import PLAIN_DOT, TABLE_ENTRIES, Dot, Isa, TableRead
+
+__all__ = ["PLAIN_DOT", "TABLE_ENTRIES", "Dot", "Isa", "TableRead", "get_isa", "list_isas"]
+
+
+@functools.cache
+def list_isas() -> tuple[Isa, ...]:
+    """All ISAs, best first; their intrinsics are registered by the first call."""
+    found = []
+    for info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{info.name}")
+        if hasattr(module, "ISA"):
+            module.register()
+            found.append(module.ISA)
+    return tuple(sorted(found, key=lambda isa: -isa.rank))
+
+
+def get_isa(name: str) -> Isa:
+    """The ISA called `name`; raises ValueError if there is none."""
+    for isa in list_isas():
+        if isa.name == name:
+            return isa
+    raise ValueError(f"no ISA named {name!r}; there are {', '.join(isa.name for isa in list_isas())}")

@@ -1,0 +1,129 @@
+"""What the tensor intrinsics mean, as plain loops. Every ISA's implementation is checked against these.
+
+A table read is written as a one-hot sum, ``acc[n] += select(code[n, c] == k, table[c, k], 0)``, because a block whose
+indices are loaded from a buffer cannot be matched by `tensorize`.
+"""
+
+from __future__ import annotations
+
+from tvm.script import tirx as T
+from tvm.tirx import PrimFunc
+
+from tvm_ext.tensor_intrin.spec import TABLE_ENTRIES, Dot, TableRead
+
+K = TABLE_ENTRIES
+
+
+def table_read_desc(read: TableRead, mult: bool = False) -> PrimFunc:
+    """The meaning of `read` on one tile: ``acc[n] += sum_c mult[c] * table[c, code[n, c]]``."""
+    if read.order == "row":
+        return _one_codebook(read.rows, read.acc_dtype)
+    if read.order == "unpack":
+        return _unpack(read.rows, read.lanes, read.group, read.acc_dtype)
+    return _row_codebook_mult(read.rows, read.group) if mult else _row_codebook(read.rows, read.group, read.acc_dtype)
+
+
+def _one_codebook(rows: int, dtype: str) -> PrimFunc:
+    @T.prim_func(s_tir=True)
+    def desc(
+        code: T.Buffer((rows,), "uint8", offset_factor=1),
+        table: T.Buffer((K,), "int8", offset_factor=1),
+        acc: T.Buffer((rows,), dtype, offset_factor=1),
+    ):
+        with T.sblock("root"):
+            T.reads(acc[0:rows], code[0:rows], table[0:K])
+            T.writes(acc[0:rows])
+            for n, k in T.grid(rows, K):
+                with T.sblock("read"):
+                    vn, vk = T.axis.remap("SR", [n, k])
+                    acc[vn] = acc[vn] + T.Select(
+                        code[vn] == T.cast(vk, "uint8"), T.cast(table[vk], dtype), T.cast(0, dtype)
+                    )
+
+    return desc
+
+
+def _unpack(rows: int, lanes: int, group: int, dtype: str) -> PrimFunc:
+    @T.prim_func(s_tir=True)
+    def desc(
+        code: T.Buffer((group, lanes, 2, 8), "uint8", offset_factor=1),
+        table: T.Buffer((group, K), "int8", offset_factor=1),
+        acc: T.Buffer((rows,), dtype, offset_factor=1),
+    ):
+        with T.sblock("root"):
+            T.reads(acc[0:rows], code[0:group, 0:lanes, 0:2, 0:8], table[0:group, 0:K])
+            T.writes(acc[0:rows])
+            for n, c, k in T.grid(rows, group, K):
+                with T.sblock("read"):
+                    vn, vc, vk = T.axis.remap("SRR", [n, c, k])
+                    acc[vn] = acc[vn] + T.Select(
+                        code[vc, vn // 8 % lanes, vn // (8 * lanes), vn % 8] == T.cast(vk, "uint8"),
+                        T.cast(table[vc, vk], dtype),
+                        T.cast(0, dtype),
+                    )
+
+    return desc
+
+
+def _row_codebook(rows: int, group: int, dtype: str) -> PrimFunc:
+    @T.prim_func(s_tir=True)
+    def desc(
+        code: T.Buffer((rows, group), "uint8", offset_factor=1),
+        table: T.Buffer((group, K), "int8", offset_factor=1),
+        acc: T.Buffer((rows,), dtype, offset_factor=1),
+    ):
+        with T.sblock("root"):
+            T.reads(acc[0:rows], code[0:rows, 0:group], table[0:group, 0:K])
+            T.writes(acc[0:rows])
+            for n, c, k in T.grid(rows, group, K):
+                with T.sblock("read"):
+                    vn, vc, vk = T.axis.remap("SRR", [n, c, k])
+                    acc[vn] = acc[vn] + T.Select(
+                        code[vn, vc] == T.cast(vk, "uint8"), T.cast(table[vc, vk], dtype), T.cast(0, dtype)
+                    )
+
+    return desc
+
+
+def _row_codebook_mult(rows: int, group: int) -> PrimFunc:
+    @T.prim_func(s_tir=True)
+    def desc(
+        code: T.Buffer((rows, group), "uint8", offset_factor=1),
+        table: T.Buffer((group, K), "int8", offset_factor=1),
+        mult: T.Buffer((group,), "uint8", offset_factor=1),
+        acc: T.Buffer((rows,), "int32", offset_factor=1),
+    ):
+        with T.sblock("root"):
+            T.reads(acc[0:rows], code[0:rows, 0:group], mult[0:group], table[0:group, 0:K])
+            T.writes(acc[0:rows])
+            for n, c, k in T.grid(rows, group, K):
+                with T.sblock("read"):
+                    vn, vc, vk = T.axis.remap("SRR", [n, c, k])
+                    acc[vn] = acc[vn] + T.Select(
+                        code[vn, vc] == T.cast(vk, "uint8"),
+                        T.cast(mult[vc], "int32") * T.cast(table[vc, vk], "int32"),
+                        0,
+                    )
+
+    return desc
+
+
+def dot_desc(dot: Dot) -> PrimFunc:
+    """``acc[n] += sum_b x[n, b] * c[b]`` in int32."""
+    rows, depth, x_dtype, c_dtype = dot.rows, dot.depth, dot.x_dtype, dot.c_dtype
+
+    @T.prim_func(s_tir=True)
+    def desc(
+        x: T.Buffer((rows, depth), x_dtype, offset_factor=1),
+        c: T.Buffer((depth,), c_dtype, offset_factor=1),
+        acc: T.Buffer((rows,), "int32", offset_factor=1),
+    ):
+        with T.sblock("root"):
+            T.reads(acc[0:rows], x[0:rows, 0:depth], c[0:depth])
+            T.writes(acc[0:rows])
+            for n, b in T.grid(rows, depth):
+                with T.sblock("dot"):
+                    vn, vb = T.axis.remap("SR", [n, b])
+                    acc[vn] = acc[vn] + T.cast(x[vn, vb], "int32") * T.cast(c[vb], "int32")
+
+    return desc

@@ -1,0 +1,121 @@
+"""What a table-read or dot-product instruction sequence looks like from outside: one frozen row an ISA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm.target.codegen import llvm_lookup_intrinsic_id
+
+TABLE_ENTRIES = 16
+"""Centroids a register table holds (K). Smaller K is padded to it; larger K takes the row-gather kernels."""
+
+
+@dataclass(frozen=True)
+class TableRead:
+    """How an ISA reads int8 tables of 16 entries at uint8 codes and sums over codebooks.
+
+    Parameters
+    ----------
+    intrin : name of the tensor intrinsic.
+    rows : rows (positions) a tile covers.
+    group : codebooks one instruction sequence combines (G).
+    acc_dtype : "int32", or "int16" (then the sum is drained to int32 where the table bound requires).
+    order : layout of a tile of codes.
+        "row_codebook": ``code[rows, G]``; "row": ``code[rows]`` (G = 1);
+        "unpack": ``code[G, lanes, 2, 8]``, the row order that byte unpacking of `lanes` 128-bit lanes restores.
+    tiles : accumulator tiles (row tiles x outputs) that stay in registers.
+    intrin_mult : name of the variant that multiplies by a u7 factor per codebook, or "".
+    """
+
+    intrin: str
+    rows: int
+    group: int
+    acc_dtype: str
+    order: str
+    tiles: int
+    intrin_mult: str = ""
+
+    @property
+    def lanes(self) -> int:
+        """128-bit lanes of a register in the "unpack" order."""
+        return self.rows // 16
+
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        """Shape of one tile of codes."""
+        if self.order == "row_codebook":
+            return (self.rows, self.group)
+        if self.order == "row":
+            return (self.rows,)
+        return (self.group, self.lanes, 2, 8)
+
+    def code_index(self, row, codebook) -> tuple:
+        """Where the code of (row in tile, codebook in group) lies in the tile; works on ints and on expressions."""
+        if self.order == "row_codebook":
+            return (row, codebook)
+        if self.order == "row":
+            return (row,)
+        return (codebook, row // 8 % self.lanes, row // (8 * self.lanes), row % 8)
+
+    def code_position(self, *index) -> tuple:
+        """The inverse of `code_index`: (row in tile, codebook in group)."""
+        if self.order == "row_codebook":
+            return index
+        if self.order == "row":
+            return (index[0], 0)
+        codebook, lane, half, byte = index
+        return (half * (8 * self.lanes) + lane * 8 + byte, codebook)
+
+
+@dataclass(frozen=True)
+class Dot:
+    """How an ISA multiplies quantized inputs with int8 centroids for closest-centroid search.
+
+    Parameters
+    ----------
+    intrin : name of the tensor intrinsic, or "" for plain vector code (then `depth` is 1).
+    rows : rows a vector of accumulators covers.
+    depth : products one instruction adds into a 32-bit lane.
+    x_dtype : how the inputs must be stored: "uint8", "int8" or "int16".
+    c_dtype : how the centroids must be stored: "int8" or "int16".
+    """
+
+    intrin: str
+    rows: int
+    depth: int
+    x_dtype: str
+    c_dtype: str
+
+
+PLAIN_DOT = Dot(intrin="", rows=16, depth=1, x_dtype="int16", c_dtype="int16")
+FLOAT_DOT = Dot(intrin="", rows=16, depth=1, x_dtype="float32", c_dtype="float32")
+"""Vector code of LLVM's own choice: widening multiply-adds, and fused multiply-adds for the float32 search."""
+
+
+@dataclass(frozen=True)
+class Isa:
+    """One instruction set: what it needs, how good it is, and its instruction sequences.
+
+    Parameters
+    ----------
+    name : name of the ISA; also the `layout` attribute of packed lut ops.
+    arch : "x86", "aarch64" or "" for any.
+    requires : LLVM feature names, all needed.
+    rank : the usable ISA with the highest rank is chosen.
+    manual : where the instructions are specified.
+    """
+
+    name: str
+    arch: str
+    requires: tuple[str, ...]
+    rank: int
+    table_read: TableRead
+    dot: Dot
+    manual: str
+
+
+def llvm_intrinsic(name: str) -> str:
+    """`name`, after a check that this LLVM has it (an unknown name would silently become intrinsic 0)."""
+    if llvm_lookup_intrinsic_id(name) == 0:
+        raise ValueError(f"this LLVM has no intrinsic {name!r}")
+    return name

@@ -1,0 +1,22 @@
+"""The passes, one a file, in the order the pipeline runs them."""
+
+from tvm_ext.transform._rewrite import add_layer_rows, layer_rows
+from tvm_ext.transform.decompose_lut import DecomposeLUT
+from tvm_ext.transform.fold_scale_into_table import FoldScaleIntoTable
+from tvm_ext.transform.fuse_lut_epilogue import FuseLUTEpilogue
+from tvm_ext.transform.pack_lut_constants import PackLUTConstants
+from tvm_ext.transform.reuse_codes import ReuseCodes
+from tvm_ext.transform.rewrite_conv2d_to_lut import RewriteConv2dToLUT
+from tvm_ext.transform.rewrite_dense_to_lut import RewriteDenseToLUT
+
+__all__ = [
+    "DecomposeLUT",
+    "FoldScaleIntoTable",
+    "FuseLUTEpilogue",
+    "PackLUTConstants",
+    "ReuseCodes",
+    "RewriteConv2dToLUT",
+    "RewriteDenseToLUT",
+    "add_layer_rows",
+    "layer_rows",
+]

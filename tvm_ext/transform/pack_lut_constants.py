@@ -1,0 +1,169 @@
+"""PackLUTConstants: choose the kernel of every encode and table read, and lay their constants out for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.target import Target
+
+from tvm_ext.compute import pack
+from tvm_ext.op._register import int_tuple, present
+from tvm_ext.op._search import patches_of
+from tvm_ext.op.encode import NAME as ENCODE_NAME
+from tvm_ext.op.encode import OP as ENCODE
+from tvm_ext.op.lookup_accumulate import OP as LOOKUP
+from tvm_ext.target import best_isa
+from tvm_ext.tensor_intrin import TABLE_ENTRIES, Isa
+from tvm_ext.tensor_intrin.spec import FLOAT_DOT
+from tvm_ext.transform._rewrite import add_layer_rows, array, is_constant, rewrite_module, with_args
+
+MIN_ROWS = 4
+"""Dense layers with fewer rows read table rows directly: most lanes of a 16-row tile would be padding."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The kernel of one encode and its readers: an ISA, or None for the row-wise kernels and why."""
+
+    isa: Isa | None
+    reason: str = ""
+
+    @property
+    def layout(self) -> str:
+        return "rowwise" if self.isa is None else self.isa.name
+
+
+@tvm.transform.module_pass(opt_level=0, name="PackLUTConstants")
+class PackLUTConstants:
+    """Uses `target`, or the current one, to choose between shuffle and row-wise kernels by features only."""
+
+    def __init__(self, target: Target | None = None) -> None:
+        self.target = target
+
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        isa = best_isa(self.target or Target.current(allow_none=False))
+        readers = _readers(mod)
+        packed: dict[relax.Var, tuple[Choice, relax.Var]] = {}
+        rows: list[dict] = []
+
+        def rewrite(rewriter, call: relax.Call) -> relax.Expr | None:
+            encode = rewriter.producer(call.args[0], ENCODE) if call.op == LOOKUP else None
+            if encode is None or str(encode.attrs["layout"]):
+                return None
+            codes = call.args[0]
+            if codes not in packed:
+                choice = _choose(encode, readers.get(codes, [call]), isa)
+                packed[codes] = choice, rewriter.builder_.emit(_pack_encode(rewriter, encode, choice))
+            choice, packed_codes = packed[codes]
+            rows.append(_row(call, encode, choice))
+            flat = rewriter.builder_.emit(_pack_lookup(rewriter, call, encode, choice, packed_codes))
+            return relax.op.reshape(flat, call.ty.shape)
+
+        return add_layer_rows(rewrite_module(mod, rewrite), rows)
+
+
+def _readers(mod: tvm.IRModule) -> dict[relax.Var, list[relax.Call]]:
+    """The table reads of every variable of codes."""
+    readers: dict[relax.Var, list[relax.Call]] = {}
+
+    def visit(expr: relax.Expr) -> None:
+        if isinstance(expr, relax.Call) and expr.op == LOOKUP and isinstance(expr.args[0], relax.Var):
+            readers.setdefault(expr.args[0], []).append(expr)
+
+    for _, func in mod.functions_items():
+        if isinstance(func, relax.Function):
+            relax.analysis.post_order_visit(func, visit)
+    return readers
+
+
+def _choose(encode: relax.Call, readers: list[relax.Call], isa: Isa) -> Choice:
+    if not all(is_constant(a) for a in encode.args[1:] if present(a)):
+        return Choice(None, "codebooks are not constant")
+    num_centroids = int(encode.args[1].ty.shape[1])
+    if num_centroids > TABLE_ENTRIES:
+        return Choice(None, f"{num_centroids} centroids do not fit a table register of {TABLE_ENTRIES}")
+    patches = patches_of(ENCODE_NAME, encode.args[0], encode.attrs)
+    if not patches.is_conv and patches.rows < MIN_ROWS:
+        return Choice(None, f"{patches.rows} row(s): table rows are read directly")
+    for reader in readers:
+        if not is_constant(reader.args[1]):
+            return Choice(None, "the table is not constant")
+        if str(reader.args[1].ty.dtype) != "int8":
+            return Choice(None, f"{reader.args[1].ty.dtype} tables are not shuffled")
+        if _has_mult(reader) and not isa.table_read.intrin_mult:
+            return Choice(None, f"{isa.name} has no table read with codebook multipliers")
+    return Choice(isa)
+
+
+def _has_mult(lookup: relax.Call) -> bool:
+    return present(lookup.args[4]) and not (is_constant(lookup.args[4]) and bool((array(lookup.args[4]) == 1).all()))
+
+
+def _pack_encode(rewriter, encode: relax.Call, choice: Choice) -> relax.Call:
+    x, centroids, inv_scale, score_bias = encode.args
+    patches = patches_of(ENCODE_NAME, x, encode.attrs)
+    if not patches.is_conv and len(x.ty.shape) != 2:
+        x = rewriter.builder_.emit(relax.op.reshape(x, patches.shape))
+    if choice.isa is None:
+        return with_args(encode, [x, centroids, inv_scale, score_bias], layout="rowwise")
+    read = choice.isa.table_read
+    integer = str(encode.attrs["encode_dtype"]) == "int8"
+    c, _, v = (int(d) for d in centroids.ty.shape)
+    cents, inv, bias, zero_point = pack.pack_search(
+        array(centroids), array(inv_scale) if integer else None, array(score_bias) if integer else None,
+        read, choice.isa.dot if integer else FLOAT_DOT, bool(int(encode.attrs["input_signed"])),
+    )  # fmt: skip
+    args = [x, relax.const(cents), inv_scale if inv is None else relax.const(inv), relax.const(bias)]
+    return with_args(
+        encode, args, layout=choice.layout, tiles=_tiles(patches.rows, choice), subvector_len=v, num_codebooks=c,
+        zero_point=zero_point,
+    )  # fmt: skip
+
+
+def _tiles(rows: int, choice: Choice) -> int:
+    read = choice.isa.table_read
+    return pack.padded_tiles(-(-rows // read.rows), read)
+
+
+def _pack_lookup(rewriter, lookup: relax.Call, encode: relax.Call, choice: Choice, codes: relax.Var) -> relax.Call:
+    _, table, scale, bias, mult, residual = lookup.args
+    rows = patches_of(ENCODE_NAME, encode.args[0], encode.attrs).rows
+    outputs = int(scale.ty.shape[0])
+    if present(residual):
+        batch = int(codes.ty.shape[0])
+        shape = (batch, outputs, rows) if int(lookup.attrs["axis"]) == 1 else (rows, outputs)
+        residual = rewriter.builder_.emit(relax.op.reshape(residual, shape))
+    if not _has_mult(lookup):
+        mult = relax.Tuple([])
+    chunk = 0
+    if choice.isa is not None:
+        read, value = choice.isa.table_read, array(table)
+        chunk, table = pack.drain_chunk(value, read), relax.const(pack.pack_table(value, read))
+        mult = relax.const(pack.pack_mult(array(mult), read)) if present(mult) else mult
+    return with_args(
+        lookup, [codes, table, scale, bias, mult, residual], layout=choice.layout, rows=rows, chunk=chunk
+    )  # fmt: skip
+
+
+def _row(lookup: relax.Call, encode: relax.Call, choice: Choice) -> dict:
+    """What reports say about a layer."""
+    c, k, v = (int(d) for d in encode.args[1].ty.shape)
+    table = lookup.args[1]
+    size = int(np.prod([int(d) for d in table.ty.shape])) * np.dtype(str(table.ty.dtype)).itemsize
+    return {
+        "name": str(lookup.attrs["layer"]),
+        "op": "conv2d" if int_tuple(encode.attrs["kernel_shape"]) else "dense",
+        "kind": "lut",
+        "reason": choice.reason,
+        "kernel": "row gather" if choice.isa is None else f"shuffle {choice.isa.name}",
+        "num_centroids": k,
+        "subvector_len": v,
+        "num_codebooks": c,
+        "outputs": int(lookup.args[2].ty.shape[0]),
+        "encode_dtype": str(encode.attrs["encode_dtype"]),
+        "table_dtype": str(table.ty.dtype),
+        "table_bytes": size,
+    }
