@@ -78,24 +78,48 @@ class Built:
 
     executable : Relax VM executable; its function "main" is the model.
     layers : one dict a layer, as `transform.layer_rows` gives.
+    constants : values that "main" takes after the model's inputs, in order.
+    scheduled : the module before lowering, as text, if asked for.
     """
 
     executable: relax.VMExecutable
     layers: list[dict]
+    constants: list[tvm.runtime.Tensor]
+    scheduled: str = ""
 
 
-def rewrite(mod: tvm.IRModule, codebooks: Mapping[str, CodebookLike]) -> tvm.IRModule:
+def rewrite(
+    mod: tvm.IRModule, codebooks: Mapping[str, CodebookLike], instruments: Sequence[PassInstrument] = ()
+) -> tvm.IRModule:
     """The first phase alone, so that a caller can look at what became a table and stop (`transform.layer_rows`)."""
-    return tvm.transform.Sequential(rewrite_passes(codebooks))(mod)
+    with tvm.transform.PassContext(opt_level=3, instruments=list(instruments)):
+        return tvm.transform.Sequential(rewrite_passes(codebooks), name="rewrite")(mod)
+
+
+def schedule(mod: tvm.IRModule, target: Mapping, instruments: Sequence[PassInstrument] = ()) -> tvm.IRModule:
+    """A rewritten module (see `rewrite`) with its kernels chosen, legalized and scheduled for `target`, a TVM dict."""
+    tvm_target = Target(dict(target))
+    passes = [*lut_passes(tvm_target), *legalize_passes(tvm_target), *schedule_passes()]
+    with tvm_target, tvm.transform.PassContext(opt_level=3, instruments=list(instruments)):
+        return tvm.transform.Sequential(passes, name="schedule")(mod)
+
+
+def codegen(
+    mod: tvm.IRModule, target: Mapping, instruments: Sequence[PassInstrument] = (),
+    *, lift_above: int | None = None, keep_text: bool = False,
+) -> Built:  # fmt: skip
+    """Machine code of a scheduled module. Constants of more than `lift_above` bytes together become parameters."""
+    tvm_target = Target(dict(target))
+    rows, constants = t.layer_rows(mod), []
+    if lift_above is not None:
+        mod, constants = t.lift_constants(mod, lift_above)
+    text = mod.script() if keep_text else ""
+    with tvm_target, tvm.transform.PassContext(opt_level=3, instruments=list(instruments)):
+        lowered = tvm.transform.Sequential(lower_passes(tvm_target), name="lower")(mod)
+        executable = relax.build(lowered, tvm_target, relax_pipeline=None)
+    return Built(executable, rows, constants, text)
 
 
 def build(mod: tvm.IRModule, target: Mapping, instruments: Sequence[PassInstrument] = ()) -> Built:
-    """Compile a rewritten module (see `rewrite`) for `target`, a TVM target as a dict."""
-    tvm_target = Target(dict(target))
-    with tvm_target, tvm.transform.PassContext(opt_level=3, instruments=list(instruments)):
-        packed = tvm.transform.Sequential(lut_passes(tvm_target), name="lut")(mod)
-        lowered = tvm.transform.Sequential(
-            [*legalize_passes(tvm_target), *schedule_passes(), *lower_passes(tvm_target)], name="lower"
-        )(packed)
-        executable = relax.build(lowered, tvm_target, relax_pipeline=None)
-    return Built(executable, t.layer_rows(packed))
+    """`schedule` and `codegen` of a rewritten module."""
+    return codegen(schedule(mod, target, instruments), target, instruments)

@@ -1,4 +1,4 @@
-"""Schedule of the tiled closest-centroid search: 16 rows in a vector, centroids broadcast, the best kept in registers."""
+"""Schedule of the tiled closest-centroid search: 16 rows to a vector, centroids broadcast, best kept in registers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class EncodeTiled(ScheduleRule):
         blocks = blocks_of(sch)
         codes, best, score, subvector = (blocks[f"lut_{n}"] for n in ("codes", "best", "score", "x"))
         if "lut_plane" in blocks:
-            b, channel, _, w = sch.get_loops(blocks["lut_plane"])
+            b, channel, *_ = sch.get_loops(blocks["lut_plane"])
             sch.parallel(sch.fuse(b, channel))
         b, tile, group, *_ = sch.get_loops(codes)
         sch.parallel(sch.fuse(b, tile))

@@ -42,8 +42,8 @@ class EncodeRowwise(ScheduleRule):
             return None
         sch = s_tir.Schedule(func)
         blocks = blocks_of(sch)
-        codes, best, score, subvector = (blocks[f"lut_{n}"] for n in ("codes", "best", "score", "x"))
-        b, n, c, k = sch.get_loops(best)
+        best, score, subvector = (blocks[f"lut_{n}"] for n in ("best", "score", "x"))
+        b, n, c, _ = sch.get_loops(best)
         sch.parallel(sch.fuse(b, n))
         sch.compute_at(score, c, preserve_unit_loops=True)
         sch.compute_at(subvector, c, preserve_unit_loops=True)

@@ -1,7 +1,7 @@
 """The x86 table read without a byte permute across lanes: shuffle, unpack two codebooks, multiply-add bytes.
 
 `pshufb` looks 16 rows up in each 128-bit lane (the table is repeated in every lane). Results of two codebooks are
-interleaved by byte unpacking and added to int16 by `pmaddubsw` with ones. SSSE3, AVX2 and AVX-512BW differ only in width.
+interleaved by byte unpacking and added to int16 by `pmaddubsw` with ones. SSSE3, AVX2 and AVX-512BW differ in width.
 """
 
 from __future__ import annotations

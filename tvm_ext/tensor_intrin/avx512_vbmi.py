@@ -1,4 +1,4 @@
-"""AVX-512 VBMI + VNNI (Ice Lake, Zen 4 and later): vpermb over four codebooks at once, vpdpbusd to add them in int32."""
+"""AVX-512 VBMI + VNNI (Ice Lake, Zen 4 and later): vpermb over four codebooks, vpdpbusd to add them in int32."""
 
 from __future__ import annotations
 

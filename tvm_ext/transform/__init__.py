@@ -4,6 +4,8 @@ from tvm_ext.transform._rewrite import add_layer_rows, layer_rows
 from tvm_ext.transform.decompose_lut import DecomposeLUT
 from tvm_ext.transform.fold_scale_into_table import FoldScaleIntoTable
 from tvm_ext.transform.fuse_lut_epilogue import FuseLUTEpilogue
+from tvm_ext.transform.lift_constants import lift_constants
+from tvm_ext.transform.list_layers import list_layers
 from tvm_ext.transform.pack_lut_constants import PackLUTConstants
 from tvm_ext.transform.reuse_codes import ReuseCodes
 from tvm_ext.transform.rewrite_conv2d_to_lut import RewriteConv2dToLUT
@@ -19,4 +21,6 @@ __all__ = [
     "RewriteDenseToLUT",
     "add_layer_rows",
     "layer_rows",
+    "lift_constants",
+    "list_layers",
 ]

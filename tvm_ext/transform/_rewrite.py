@@ -81,7 +81,7 @@ def array(expr: relax.Expr) -> np.ndarray:
 
 def with_args(call: relax.Call, args: list, **changed) -> relax.Call:
     """`call` of a lut op with other arguments and some attributes changed."""
-    attrs = {str(k): call.attrs[k] for k in call.attrs.keys()}
+    attrs = {str(k): call.attrs[k] for k in call.attrs.keys()}  # noqa: SIM118 (not a dict)
     attrs.update(changed)
     return relax.Call(call.op, args, tvm.ir.make_node("ir.DictAttrs", **attrs), call.ty_args, call.span)
 

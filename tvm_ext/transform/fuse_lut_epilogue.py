@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tvm
+import tvm_ffi
 from tvm import relax
 
 from tvm_ext.op._register import present
@@ -35,6 +36,6 @@ def _fuse_residual(rewriter, left: relax.Expr, right: relax.Expr) -> relax.Call 
         lookup = rewriter.producer(y, LOOKUP, only_use=True)
         if lookup is None or str(lookup.attrs["activation"]) or present(lookup.args[5]) or is_constant(other):
             continue
-        if tvm.ir.structural_equal(other.ty, lookup.ty):
+        if tvm_ffi.structural_equal(other.ty, lookup.ty):
             return with_args(lookup, [*lookup.args[:5], other])
     return None

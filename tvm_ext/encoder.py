@@ -1,0 +1,101 @@
+"""A compiled closest-centroid search by itself, with the kernel the pipeline chooses, to look at a layer's codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.target import Target
+
+from tvm_ext import op as lut
+from tvm_ext import transform as t
+from tvm_ext.op._register import int_tuple
+from tvm_ext.op.encode import OP as ENCODE
+from tvm_ext.pipeline import build
+from tvm_ext.tensor_intrin import get_isa
+from tvm_ext.transform._rewrite import with_args
+
+Geometry = Mapping[str, tuple[int, ...]]
+
+
+def compile_encode(
+    x_shape: tuple[int, ...], centroids: np.ndarray, inv_scale: np.ndarray | None = None,
+    score_bias: np.ndarray | None = None, *, target: Mapping, geometry: Geometry | None = None, table_dtype: str = "int8",
+    **search,
+) -> Callable[[np.ndarray], np.ndarray]:  # fmt: skip
+    """A function x float32 -> codes uint8, [..., C] (dense) or [B, C, OH, OW] (conv), run on this host.
+
+    Parameters
+    ----------
+    target : TVM target of this host.
+    geometry : kernel_shape, strides, pads, dilations of a conv; None for a dense layer.
+    table_dtype : of the layer's table, on which the choice of the kernel depends.
+    search : encoder, encode_dtype, input_signed of the layer.
+    """
+    packed = _packed_encode(x_shape, [centroids, inv_scale, score_bias], target, geometry, table_dtype, search)
+    built = build(packed.mod, target)
+    machine = relax.VirtualMachine(built.executable, tvm.cpu())
+
+    def run(x: np.ndarray) -> np.ndarray:
+        rows = np.ascontiguousarray(x, np.float32).reshape(packed.shape)
+        codes = machine["main"](tvm.runtime.tensor(rows)).numpy()
+        if packed.layout != "rowwise":
+            codes = _unpack(codes, packed.layout, packed.positions, len(centroids))  # [B, N, C]
+            codes = codes.transpose(0, 2, 1) if geometry else codes
+        return np.ascontiguousarray(codes).reshape(packed.result_shape)
+
+    return run
+
+
+class _Packed:
+    """The module of a packed encode and how to read its result."""
+
+    def __init__(self, call: relax.Call, logical: tuple[int, ...], shape: tuple[int, ...], positions: int) -> None:
+        self.layout, self.result_shape, self.shape, self.positions = (
+            str(call.attrs["layout"]),
+            logical,
+            shape,
+            positions,
+        )
+        bb, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType(list(shape), "float32"))
+        with bb.function("main", [x]):
+            with bb.dataflow():
+                codes = bb.emit_output(with_args(call, [x, *call.args[1:]]))
+            bb.emit_func_output(codes)
+        self.mod = bb.get()
+
+
+def _packed_encode(x_shape, constants, target, geometry, table_dtype: str, search: dict) -> _Packed:
+    """Builds the layer around the search with an empty table of one output, and takes the search the passes make."""
+    c, k, _ = constants[0].shape
+    centroids, inv_scale, score_bias = (None if a is None else relax.const(np.ascontiguousarray(a)) for a in constants)
+    table, scale = relax.const(np.zeros((c, k, 1), table_dtype)), relax.const(np.ones(1, np.float32))
+    shape = tuple(x_shape) if geometry else (int(np.prod(x_shape[:-1])), x_shape[-1])
+    bb, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType(list(shape), "float32"))
+    layer = lut.conv2d if geometry else lut.dense
+    with bb.function("main", [x]):
+        with bb.dataflow():
+            y = layer(x, centroids, table, scale, None, inv_scale, score_bias, **(geometry or {}), **search)
+            y = bb.emit_output(y)
+        bb.emit_func_output(y)
+    mod = t.PackLUTConstants(Target(dict(target)))(t.DecomposeLUT()(bb.get()))
+    found: list[relax.Call] = []
+    relax.analysis.post_order_visit(
+        mod["main"], lambda e: found.append(e) if isinstance(e, relax.Call) and e.op == ENCODE else None
+    )
+    out = int_tuple(y.ty.shape)
+    logical = (out[0], c, *out[2:]) if geometry else (*x_shape[:-1], c)
+    return _Packed(found[0], logical, shape, int(np.prod(out[2:])) if geometry else shape[0])
+
+
+def _unpack(codes: np.ndarray, layout: str, positions: int, num_codebooks: int) -> np.ndarray:
+    """Tiles of codes [B, tiles, groups, *tile] as [B, N, C], padding dropped."""
+    read = get_isa(layout).table_read
+    batch, tiles, groups = codes.shape[:3]
+    rows = np.empty((batch, tiles, read.rows, groups, read.group), np.uint8)
+    for index in np.ndindex(*read.code_shape):
+        row, codebook = read.code_position(*index)
+        rows[:, :, row, :, codebook] = codes[(slice(None), slice(None), slice(None), *index)]
+    return rows.reshape(batch, tiles * read.rows, -1)[:, :positions, :num_codebooks]
