@@ -1,0 +1,118 @@
+"""``manifest.json``: everything known about an artifact without running it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+FORMAT_VERSION = 1
+"""Raised by one when an older lutc could misread the artifact."""
+
+
+class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class TensorSpec(_Struct):
+    """A model input or output: its name, numpy dtype name, and shape."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+class LayerRow(_Struct, kw_only=True):
+    """What became of one dense or conv layer.
+
+    Parameters
+    ----------
+    kind : "lut", or "float" with the `reason` it stayed so.
+    kernel : intrinsic or library kernel that computes it.
+    num_centroids, subvector_len, num_codebooks, outputs : K, V, C, M; K = V = C = 0 for a float layer.
+    table_bytes : bytes of the packed tables.
+    schedule : where the schedule came from: "rule", "database", or "" for a float layer.
+    """
+
+    name: str
+    op: Literal["dense", "conv2d"]
+    kind: Literal["lut", "float"]
+    reason: str = ""
+    kernel: str = ""
+    num_centroids: int = 0
+    subvector_len: int = 0
+    num_codebooks: int = 0
+    outputs: int = 0
+    encode_dtype: str = ""
+    table_dtype: str = ""
+    table_bytes: int = 0
+    schedule: str = ""
+
+
+class TargetInfo(_Struct, kw_only=True):
+    """The machine the code is for; `requires` holds flags as /proc/cpuinfo names them."""
+
+    name: str
+    arch: str
+    triple: str
+    cpu: str
+    attrs: list[str]
+    requires: list[str]
+
+
+class Source(_Struct, kw_only=True):
+    """The model file compiled: its base name and SHA-256."""
+
+    file: str
+    sha256: str
+
+
+class Manifest(_Struct, kw_only=True):
+    """See the fields; `constants` names the tensors of constants.safetensors in the order main() takes them."""
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    versions: dict[str, str]
+    source: Source
+    target: TargetInfo
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    layers: list[LayerRow]
+    files: dict[str, str] = {}
+    linker: str = ""
+    constants: list[str] = []
+    created: str | None = None
+
+
+class _VersionOnly(msgspec.Struct):
+    format_version: int
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """UTF-8 JSON with sorted keys: the same manifest gives the same bytes."""
+    return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=2) + b"\n"
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """The inverse of encode_manifest.
+
+    Raises
+    ------
+    NewerFormatError : a later lutc wrote it.
+    msgspec.DecodeError, msgspec.ValidationError : not JSON, or not what a manifest holds.
+    """
+    version = msgspec.json.decode(data, type=_VersionOnly).format_version
+    if version > FORMAT_VERSION:
+        raise NewerFormatError(version)
+    return msgspec.json.decode(data, type=Manifest)
+
+
+class NewerFormatError(ValueError):
+    """The manifest has a format version that this lutc does not know."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"format_version {version} is newer than {FORMAT_VERSION}")
+        self.version = version

@@ -1,0 +1,257 @@
+"""Model + target -> artifact: the phases of a compile, with what each did told to a callback."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import importlib.metadata
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lutc.artifact.manifest import LayerRow, Manifest, Source, TargetInfo
+from lutc.artifact.store import CONSTANTS_NAME, LIBRARY_NAME, Artifact, check_output, write_artifact
+from lutc.errors import LoweringError
+from lutc.importers.names import did_you_mean
+from lutc.linker import Linker, find_linker
+from lutc.targets import Target, parse_target
+
+if TYPE_CHECKING:
+    from lutc.importers.codebooks import Codebooks
+    from lutc.model import Model
+
+EMIT = ("so", "asm", "ir")
+_LIFT_ABOVE = 8 << 20  # bytes of constants from which on they are stored beside the code: linking stays fast and small
+_log = logging.getLogger(__name__)
+
+Progress = Callable[[str, str, float], None]
+
+
+@dataclass
+class _Trace:
+    """What `--time-passes` and `--dump-ir` ask for, and the phases' messages."""
+
+    progress: Progress
+    instruments: list[Any] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[list[str]]:
+        """Times a phase; the caller appends the pieces of its message."""
+        start, message = time.perf_counter(), []
+        yield message
+        self.progress(name, "  ".join(message), time.perf_counter() - start)
+
+
+def compile(
+    model: Any, target: str | Target = "native", *, output: str | os.PathLike[str] | None = None,
+    codebooks: Codebooks | str | os.PathLike[str] | None = None, database: str | os.PathLike[str] | None = None,
+    keep_float: Sequence[str] = (), linker: str | None = None, input_shapes: Mapping[str, Sequence[int]] | None = None,
+    emit: Sequence[str] = ("so",), dump_ir: str | os.PathLike[str] | None = None, time_passes: bool = False,
+    overwrite: bool = False, progress: Progress | None = None,
+) -> Artifact:  # fmt: skip
+    """Compile a model for a target into an artifact folder.
+
+    Parameters
+    ----------
+    model : a `Model`, or what `import_model` takes.
+    target : a target's name with options, e.g. "arm64-dotprod"; "native" is the best level this machine runs.
+    output : the artifact's folder; None is ``NAME-TARGET.lutc`` in the working directory.
+    codebooks : codebooks, or their file, for float layers that shall become lookup tables.
+    keep_float : shell patterns of layer names whose codebooks are not used.
+    linker : None for the first that works, "zig", or a compiler's name.
+    input_shapes : input name -> sizes, where the model leaves a dimension open.
+    emit : "so" and also "asm" (model.s), "ir" (model.ir, the scheduled module as TVMScript), stored in the artifact.
+    dump_ir : a folder that gets the module after every pass.
+    time_passes : tell the time of every pass to `progress`, as phase "pass".
+    overwrite : replace an artifact that is there.
+    progress : called as ``progress(phase, message, seconds)``; None logs.
+
+    The same input gives the same bytes; `created` is only written when SOURCE_DATE_EPOCH is set.
+
+    Raises
+    ------
+    ModelImportError, LoweringError, TargetError, LinkError, ArtifactError
+    """
+    goal = target if isinstance(target, Target) else parse_target(target)
+    _check_options(emit, database)
+    if output is not None:
+        check_output(output, overwrite=overwrite)
+    chosen_linker = find_linker(goal, linker)
+    trace = _Trace(progress or _log_progress, _instruments(dump_ir, time_passes))
+
+    imported = _import(model, codebooks, input_shapes, trace)
+    folder = Path(output) if output is not None else Path(f"{_stem(imported)}-{goal.name}.lutc")
+    check_output(folder, overwrite=overwrite)
+    built = _build(imported, goal, keep_float, trace, keep_text="ir" in emit)
+    manifest = _manifest(imported, goal, folder, built, chosen_linker)
+    with trace.phase("link") as message:
+        message.append(chosen_linker.name)
+        artifact = write_artifact(folder, manifest, _payload(built, chosen_linker, emit), overwrite=overwrite)
+    for name, seconds in _pass_times(trace.instruments):
+        trace.progress("pass", name, seconds)
+    return artifact
+
+
+def _check_options(emit: Sequence[str], database: object) -> None:
+    unknown = [kind for kind in emit if kind not in EMIT]
+    if unknown:
+        raise LoweringError(
+            f"cannot emit {unknown[0]!r}", where="--emit", reason="the kernels are LLVM code with target intrinsics",
+            fix=f"choose from {', '.join(EMIT)}",
+        )  # fmt: skip
+    if database is not None:
+        raise LoweringError(
+            "cannot use a tuning database", where=f"--database {database}",
+            reason="this version schedules by rule only", fix="leave --database out",
+        )  # fmt: skip
+
+
+def _import(model: Any, codebooks: Any, input_shapes: Any, trace: _Trace) -> Model:
+    from lutc.importers import import_model
+    from lutc.model import Model
+
+    with trace.phase("import") as message:
+        if not isinstance(model, Model):
+            model = import_model(model, codebooks=codebooks, input_shapes=input_shapes)
+        message.append(", ".join(map(str, model.inputs)))
+    return model
+
+
+def _build(model: Model, goal: Target, keep_float: Sequence[str], trace: _Trace, keep_text: bool):
+    """The tvm_ext pipeline, phase by phase."""
+    from tvm_ext import pipeline
+    from tvm_ext.transform import layer_rows, list_layers
+
+    llvm = goal.llvm()
+    with trace.phase("rewrite") as message:
+        layers = list_layers(model.mod)
+        books = _codebooks(model, keep_float, layers)
+        rewritten = pipeline.rewrite(model.mod, books, trace.instruments)
+        _check_rows(layer_rows(rewritten), model)
+        message.append(f"{len(books)} float layers become lookup tables" if books else "")
+    with trace.phase("schedule") as message:
+        scheduled = pipeline.schedule(rewritten, llvm, trace.instruments)
+        rows = layer_rows(scheduled)
+        tables, floats = (sum(row["kind"] == kind for row in rows) for kind in ("lut", "float"))
+        message.append(f"{tables} of {tables + floats} layers are lookup tables")
+    with trace.phase("codegen") as message:
+        built = pipeline.codegen(scheduled, llvm, trace.instruments, lift_above=_LIFT_ABOVE, keep_text=keep_text)
+        message.append(" ".join([goal.triple, goal.cpu, *goal.attrs]))
+    order = {name: index for index, name in enumerate(layers)}
+    built.layers.sort(key=lambda row: order.get(row["name"], len(order)))
+    return built
+
+
+def _codebooks(model: Model, keep_float: Sequence[str], layers: Mapping[str, bool]) -> dict[str, Any]:
+    """The model's codebooks without those of `keep_float`; names and patterns that match no layer are mistakes.
+
+    layers: name -> whether the model stores it as a table.
+    """
+    if model.codebooks is not None:
+        model.codebooks.check_layers(layers)
+    kept: set[str] = set()
+    for pattern in keep_float:
+        matched = [name for name in layers if fnmatch.fnmatchcase(name, pattern)]
+        tables = [name for name in matched if layers[name]]
+        if not matched or tables:
+            raise _keep_float_error(pattern, tables, list(layers))
+        kept.update(matched)
+    return {name: book for name, book in (model.codebooks or {}).items() if name not in kept}
+
+
+def _keep_float_error(pattern: str, tables: list[str], names: list[str]) -> LoweringError:
+    if tables:
+        return LoweringError(
+            f'cannot keep "{tables[0]}" in float', where=f"--keep-float {pattern}",
+            reason="the model stores this layer as a table, without the weights behind it",
+            fix="keep it float when the model is exported, or compile the float model with --codebooks",
+        )  # fmt: skip
+    return LoweringError(
+        "nothing to keep in float", where=f"--keep-float {pattern}",
+        reason="no conv or dense layer's name matches the pattern" + did_you_mean(pattern, names),
+        fix="the layers are: " + (", ".join(names) or "none"),
+    )  # fmt: skip
+
+
+def _check_rows(rows: list[dict], model: Model) -> None:
+    """Raise for every codebook that does not fit its layer, all in one message."""
+    bad = [row for row in rows if row["kind"] == "error"]
+    if bad:
+        names = ", ".join(f'"{row["name"]}"' for row in bad)
+        where = "; ".join(model.nodes.get(row["name"], row["name"]) for row in bad)
+        raise LoweringError(
+            f"cannot turn {names} into lookup tables", where=f"{model.source}, {where}",
+            reason="\n".join(f"{row['name']}: {row['reason']}" for row in bad),
+            fix="make codebooks for these layers again (lutc calibrate), or keep them in float: --keep-float "
+            + " --keep-float ".join(f"'{row['name']}'" for row in bad),
+        )  # fmt: skip
+
+
+def _instruments(dump_ir: str | os.PathLike[str] | None, time_passes: bool) -> list[Any]:
+    if dump_ir is None and not time_passes:
+        return []
+    from tvm.ir.instrument import DumpIR
+
+    from tvm_ext.instruments import PassTimer
+
+    chosen: list[Any] = []
+    if dump_ir is not None:
+        Path(dump_ir).mkdir(parents=True, exist_ok=True)
+        chosen.append(DumpIR(Path(dump_ir), refresh=True))
+    return [*chosen, *([PassTimer()] if time_passes else [])]
+
+
+def _pass_times(instruments: Sequence[Any]) -> list[tuple[str, float]]:
+    return [row for instrument in instruments if hasattr(instrument, "rows") for row in instrument.rows]
+
+
+def _payload(built: Any, linker: Linker, emit: Sequence[str]) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        built.executable.export_library(str(folder / LIBRARY_NAME), fcompile=linker.fcompile())
+        if built.constants:
+            from safetensors.numpy import save
+
+            values = {f"constant_{i:04d}": tensor.numpy() for i, tensor in enumerate(built.constants)}
+            (folder / CONSTANTS_NAME).write_bytes(save(values))
+        if "asm" in emit:
+            (folder / "model.s").write_text(built.executable.mod.imports[0].inspect_source("asm"), encoding="utf-8")
+        if "ir" in emit:
+            (folder / "model.ir").write_text(built.scheduled, encoding="utf-8")
+
+    return write
+
+
+def _manifest(model: Model, goal: Target, folder: Path, built: Any, linker: Linker) -> Manifest:
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    return Manifest(
+        name=folder.name.removesuffix(".lutc"),
+        versions={"lutc": importlib.metadata.version("lutc"), "tvm": importlib.metadata.version("apache-tvm")},
+        source=Source(file=Path(model.source).name, sha256=model.source_sha256),
+        target=TargetInfo(
+            name=goal.name, arch=goal.arch, triple=goal.triple, cpu=goal.cpu,
+            attrs=list(goal.attrs), requires=list(goal.requires),
+        ),
+        inputs=list(model.inputs),
+        outputs=list(model.outputs),
+        layers=[_layer(row) for row in built.layers],
+        linker=linker.name,
+        constants=[f"constant_{i:04d}" for i in range(len(built.constants))],
+        created=datetime.fromtimestamp(int(epoch), timezone.utc).isoformat() if epoch else None,
+    )  # fmt: skip
+
+
+def _layer(row: Mapping[str, Any]) -> LayerRow:
+    return LayerRow(**row, schedule="rule" if row["kind"] == "lut" else "")
+
+
+def _stem(model: Model) -> str:
+    return Path(model.source).stem or "model"
+
+
+def _log_progress(phase: str, message: str, seconds: float) -> None:
+    _log.info("%s %s %.1f s", phase, message, seconds)
