@@ -1,0 +1,130 @@
+"""One layer's codebooks: float centroids, how codes are found, and the integer form that int8 encode uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lutc.config import ENCODE_DTYPES, ENCODERS, TABLE_DTYPES
+from lutc.errors import ModelImportError
+
+SCORE_BIAS_LIMIT = 2**28
+_SMALLEST_RANGE = 1e-30  # below this a reciprocal overflows float32; such a channel is as good as dead
+
+
+@dataclass(frozen=True, eq=False)
+class Codebook:
+    """The codebooks of one layer, enough to compute its tables from the layer's float weight.
+
+    Parameters
+    ----------
+    name : the layer's name, as the ONNX node or the torch module is called.
+    centroids : float32 [C, K, V], K in 2..256.
+    inv_scale : float32 [C], positive, only with encode_dtype="int8": the factor that maps an input onto 8 bits.
+    encode_dtype : "int8" or "float32".
+    encoder : "l2".
+    table_dtype : "int8" or "float32".
+    input_signed : whether inputs can be negative (8-bit range -128..127) or not (0..255).
+
+    Raises
+    ------
+    ModelImportError : a shape, dtype or value that does not fit this description.
+    """
+
+    name: str
+    centroids: np.ndarray
+    inv_scale: np.ndarray | None = None
+    encode_dtype: str = "int8"
+    encoder: str = "l2"
+    table_dtype: str = "int8"
+    input_signed: bool = True
+
+    def __post_init__(self) -> None:
+        problem = _option_problem(self) or _centroid_problem(self.centroids) or _inv_scale_problem(self)
+        if problem is not None:
+            reason, fix = problem
+            raise ModelImportError(
+                f'codebook "{self.name}" cannot be used', where=f'layer "{self.name}"', reason=reason, fix=fix
+            )
+
+    @property
+    def num_codebooks(self) -> int:
+        return self.centroids.shape[0]
+
+    @property
+    def num_centroids(self) -> int:
+        return self.centroids.shape[1]
+
+    @property
+    def subvector_len(self) -> int:
+        return self.centroids.shape[2]
+
+    def integer_form(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What int8 encode reads: (centroids int8 [C, K, V], inv_scale float32 [C], score_bias int32 [C, K]).
+
+        Per codebook s = 127 / max|P|; integers are round_half_even(P * s); score_bias is -|P|^2 / 2 of the rounded
+        centroids in units of 1 / (inv_scale * s), so `xq . cq + score_bias` is largest for the closest centroid.
+        """
+        if self.inv_scale is None:
+            raise ValueError(f'codebook "{self.name}" has encode_dtype={self.encode_dtype!r}: it has no integer form')
+        exact = self.centroids.astype(np.float64)
+        peak = np.abs(exact).max(axis=(1, 2))
+        alive = peak > _SMALLEST_RANGE
+        scale = np.where(alive, 127.0 / np.where(alive, peak, 1.0), 1.0)
+        integers = np.clip(np.rint(exact * scale[:, None, None]), -127, 127)
+        norm = ((integers / scale[:, None, None]) ** 2).sum(-1)
+        bias = np.rint(-0.5 * norm * (self.inv_scale.astype(np.float64) * scale)[:, None])
+        bounded = np.clip(bias, -SCORE_BIAS_LIMIT, SCORE_BIAS_LIMIT)
+        return integers.astype(np.int8), self.inv_scale, bounded.astype(np.int32)
+
+
+def inverse_scale(low: np.ndarray, high: np.ndarray, signed: bool) -> np.ndarray:
+    """Range of each codebook's inputs, [C] and [C] -> the factor float32 [C] that maps it onto 8 bits (1.0 if dead)."""
+    peak = np.maximum(-low, high).astype(np.float64) if signed else high.astype(np.float64)
+    alive = peak > _SMALLEST_RANGE
+    steps = 127.0 if signed else 255.0
+    return np.where(alive, steps / np.where(alive, peak, 1.0), 1.0).astype(np.float32)
+
+
+def _option_problem(codebook: Codebook) -> tuple[str, str] | None:
+    options = (("encoder", ENCODERS), ("encode_dtype", ENCODE_DTYPES), ("table_dtype", TABLE_DTYPES))
+    for option, allowed in options:
+        value = getattr(codebook, option)
+        if value not in allowed:
+            return f"its {option} is {value!r}", f"use one of {', '.join(allowed)}"
+    return None
+
+
+def _centroid_problem(centroids: np.ndarray) -> tuple[str, str] | None:
+    if centroids.dtype != np.float32:
+        return f"its centroids are {centroids.dtype}, not float32", "store them as float32"
+    if centroids.ndim != 3 or centroids.size == 0:
+        return (
+            f"its centroids have shape {list(centroids.shape)}",
+            "store them as [num_codebooks, num_centroids, subvector_len]",
+        )
+    if not 2 <= centroids.shape[1] <= 256:
+        return (
+            f"it has {centroids.shape[1]} centroids a codebook; codes are 8 bits wide",
+            "use 2 to 256 centroids; the shape is [num_codebooks, num_centroids, subvector_len]",
+        )
+    if not np.isfinite(centroids).all():
+        return "its centroids hold NaN or infinity", "look for NaN in the data or the training they came from"
+    return None
+
+
+def _inv_scale_problem(codebook: Codebook) -> tuple[str, str] | None:
+    scale = codebook.inv_scale
+    if codebook.encode_dtype != "int8":
+        return None if scale is None else ("it has inv_scale without int8 encode", 'drop inv_scale, or set "int8"')
+    if scale is None:
+        return "int8 encode needs inv_scale and it has none", 'store inv_scale, or set encode_dtype to "float32"'
+    if scale.dtype != np.float32 or scale.shape != codebook.centroids.shape[:1]:
+        return (
+            f"its inv_scale is {scale.dtype}{list(scale.shape)}",
+            f"store float32[{codebook.centroids.shape[0]}], one factor a codebook",
+        )
+    if not (np.isfinite(scale).all() and (scale > 0).all()):
+        return "its inv_scale holds values that are not positive numbers", "use 1.0 for a codebook with no input range"
+    return None

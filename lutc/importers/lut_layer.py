@@ -1,0 +1,162 @@
+"""An annotated layer as read from a file, checked before anything is built from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lutc.config import ENCODE_DTYPES, ENCODERS
+from lutc.errors import ModelImportError
+
+ARGUMENTS = ("centroids", "table", "table_scale", "bias", "inv_scale", "score_bias", "mult")
+Problem = tuple[str, str]  # reason, fix
+_EXPORT_AGAIN = "export the model again with lutc.export_model"
+
+
+@dataclass(frozen=True, eq=False)
+class LUTLayer:
+    """A LUTDense (geometry is empty) or LUTConv2d node: its constants under their names and its attributes.
+
+    constants: centroids [C, K, V] float32 or int8, table [C, K, M] int8 or float32, table_scale [M] float32, and bias
+    [M] float32, inv_scale [C] float32, score_bias [C, K] int32, mult [C] uint8 or None each. geometry: kernel_shape,
+    strides, pads (top, left, bottom, right) and dilations, for a conv.
+    """
+
+    name: str
+    constants: Mapping[str, np.ndarray | None]
+    encode_dtype: str = "float32"
+    encoder: str = "l2"
+    input_signed: bool = True
+    geometry: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def problem(self) -> Problem | None:
+        """The first thing wrong with the layer by itself, as (reason, fix), or None."""
+        return self._option_problem() or self._geometry_problem() or self._shape_problem() or self._value_problem()
+
+    def input_problem(self, shape: Sequence[int]) -> Problem | None:
+        """What is wrong with feeding the layer a float32 tensor of this shape, or None."""
+        centroids = self._array("centroids")
+        num_codebooks, _, subvector_len = centroids.shape
+        if self.geometry:
+            if len(shape) != 4:
+                return (
+                    f"its input has shape {list(shape)}, a conv2d takes [batch, channels, height, width]",
+                    _EXPORT_AGAIN,
+                )
+            taps = self.geometry["kernel_shape"][0] * self.geometry["kernel_shape"][1]
+            length, text = shape[1] * taps, f"{shape[1]} channels x {taps} taps"
+        else:
+            if not shape:
+                return "its input is a scalar, a dense layer takes [..., features]", _EXPORT_AGAIN
+            length, text = shape[-1], "the last axis"
+        if -(-length // subvector_len) != num_codebooks:
+            return (
+                f"its input gives {length} values a row ({text}), "
+                f"its centroids cover {num_codebooks} codebooks x {subvector_len}",
+                "give the shape the model was trained for, or " + _EXPORT_AGAIN,
+            )
+        return None
+
+    def attributes(self) -> dict[str, Any]:
+        """Keyword arguments of tvm_ext.op.dense / conv2d."""
+        return {
+            "encoder": self.encoder,
+            "encode_dtype": self.encode_dtype,
+            "input_signed": self.input_signed,
+            "layer": self.name,
+            **self.geometry,
+        }
+
+    def _array(self, name: str) -> np.ndarray:
+        array = self.constants[name]
+        assert array is not None, name
+        return array
+
+    def _option_problem(self) -> Problem | None:
+        for option, value, allowed in (
+            ("encoder", self.encoder, ENCODERS),
+            ("encode_dtype", self.encode_dtype, ENCODE_DTYPES),
+        ):
+            if value not in allowed:
+                return (
+                    f"its {option} is {value!r}; this version of lutc knows {', '.join(allowed)}",
+                    f"upgrade lutc, or train the layer with {option}={allowed[0]!r}",
+                )
+        return None
+
+    def _geometry_problem(self) -> Problem | None:
+        for name, length, least in (("kernel_shape", 2, 1), ("strides", 2, 1), ("pads", 4, 0), ("dilations", 2, 1)):
+            value = self.geometry.get(name) if self.geometry else None
+            if value is not None and (len(value) != length or min(value) < least):
+                return f"its {name} is {list(value)}, expected {length} numbers of at least {least}", _EXPORT_AGAIN
+        return None
+
+    def _shape_problem(self) -> Problem | None:
+        for name in ("centroids", "table", "table_scale"):
+            if self.constants.get(name) is None:
+                return f"its {name} is missing", _EXPORT_AGAIN
+        centroids, table = self._array("centroids"), self._array("table")
+        if centroids.ndim != 3 or table.ndim != 3 or 0 in centroids.shape or 0 in table.shape:
+            return (
+                f"centroids have shape {list(centroids.shape)} and the table {list(table.shape)}",
+                "both have three axes, none empty: [C, K, V] and [C, K, M]",
+            )
+        count, centers, outputs = table.shape
+        if not 2 <= centers <= 256:
+            return f"it has {centers} centroids a codebook; codes are 8 bits wide", "use 2 to 256 centroids"
+        integer = self.encode_dtype == "int8"
+        expected = {
+            "centroids": ((count, centers, centroids.shape[2]), ("int8",) if integer else ("float32",)),
+            "table": ((count, centers, outputs), ("int8", "float32")),
+            "table_scale": ((outputs,), ("float32",)),
+            "bias": ((outputs,), ("float32",)),
+            "inv_scale": ((count,), ("float32",)),
+            "score_bias": ((count, centers), ("int32",)),
+            "mult": ((count,), ("uint8",)),
+        }
+        for name, (shape, dtypes) in expected.items():
+            array = self.constants.get(name)
+            if array is not None and (array.shape != shape or array.dtype.name not in dtypes):
+                return (
+                    f"its {name} is {array.dtype.name}{list(array.shape)}, expected {' or '.join(dtypes)}{list(shape)} "
+                    f"with a table {list(table.shape)} and encode_dtype {self.encode_dtype!r}",
+                    _EXPORT_AGAIN,
+                )
+        return self._presence_problem(integer)
+
+    def _presence_problem(self, integer: bool) -> Problem | None:
+        for name in ("inv_scale", "score_bias"):
+            if (self.constants.get(name) is not None) != integer:
+                state = "is missing" if integer else "is given"
+                return f"its {name} {state} with encode_dtype {self.encode_dtype!r}", _EXPORT_AGAIN
+        return None
+
+    def _value_problem(self) -> Problem | None:
+        for name in ("centroids", "table", "table_scale", "bias", "inv_scale"):
+            array = self.constants.get(name)
+            if array is not None and array.dtype == np.float32 and not np.isfinite(array).all():
+                return f"its {name} holds NaN or infinity", "look for a training run that diverged, and export again"
+        scale, mult = self.constants.get("inv_scale"), self.constants.get("mult")
+        if scale is not None and not (scale > 0).all():
+            return "its inv_scale holds values that are not positive", "use 1.0 for a codebook with no input range"
+        if mult is not None and not ((mult >= 1) & (mult <= 127)).all():
+            return f"its mult holds {int(mult.max())}, allowed are 1..127", _EXPORT_AGAIN
+        return None
+
+
+def layer_error(problems: list[tuple[str, Problem]], source: str) -> ModelImportError:
+    """One error for one or several layers, each (place, (reason, fix))."""
+    if len(problems) == 1:
+        place, (reason, fix) = problems[0]
+        return ModelImportError(
+            "cannot import a lookup-table layer", where=f"{source}, {place}", reason=reason, fix=fix
+        )
+    return ModelImportError(
+        f"cannot import {len(problems)} lookup-table layers",
+        where=source,
+        reason="\n".join(f"{place}: {reason}" for place, (reason, _) in problems),
+        fix="\n".join(dict.fromkeys(fix for _, (_, fix) in problems)),
+    )
