@@ -1,0 +1,11 @@
+"""Lookup-table layers for torch: training form, k-means initialisation, and conversion to tables. Never imports TVM."""
+
+from __future__ import annotations
+
+from lutc.config import LUTConfig
+from lutc.nn.conv2d import LUTConv2d
+from lutc.nn.linear import LUTLinear
+from lutc.nn.parameters import param_groups
+from lutc.nn.quantize import QuantizeRow, quantize_
+
+__all__ = ["LUTConfig", "LUTConv2d", "LUTLinear", "QuantizeRow", "param_groups", "quantize_"]

@@ -1,0 +1,95 @@
+"""Initial centroids and input ranges of a model's lookup-table layers, from the activations of the float model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lutc.errors import LutcError
+from lutc.nn.eval_mode import eval_mode
+from lutc.nn.kmeans import kmeans, squared_distances
+from lutc.nn.layer import LUTLayer
+from lutc.nn.patches import split_subvectors
+from lutc.nn.reservoir import InputRange, Reservoir
+
+ROWS_PER_CENTROID = 256  # as many as k-means libraries use; more does not move the centroids
+TEMPERATURE_FRACTION = 0.3  # initial temperature as a part of the mean distance between inputs and their centroids
+
+
+class _Record:
+    def __init__(self, layer: LUTLayer, seed: int) -> None:
+        self.layer = layer
+        self.sample = Reservoir(ROWS_PER_CENTROID * layer.config.num_centroids, seed)
+        self.range = InputRange()
+
+    def hook(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        rows = self.layer.input_rows(inputs[0])
+        self.sample.add(rows)
+        self.range.add(rows)
+
+
+@torch.no_grad()
+def calibrate_layers(model: nn.Module, twins: Mapping[str, LUTLayer], batches: Iterable[object], seed: int) -> None:
+    """Run the float model over `batches` and initialise the twins, named as the float layers they will replace.
+
+    Raises
+    ------
+    LutcError : a layer was never reached, or saw values that are not finite.
+    """
+    records = {name: _Record(layer, seed + index) for index, (name, layer) in enumerate(twins.items())}
+    hooks = [model.get_submodule(name).register_forward_pre_hook(record.hook) for name, record in records.items()]
+    try:
+        with eval_mode(model):
+            for batch in batches:
+                _call(model, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    missed = [name for name, record in records.items() if record.sample.rows is None]
+    if missed:
+        raise LutcError(
+            "calibration did not reach every layer",
+            where=", ".join(missed),
+            reason=f"the calibration batches never ran {len(missed)} of {len(records)} layers",
+            fix="pass batches that use these layers, or keep them float with filter_fn",
+        )
+    for index, (name, record) in enumerate(records.items()):
+        _initialise(name, record, seed + index)
+
+
+def _initialise(name: str, record: _Record, seed: int) -> None:
+    layer = record.layer
+    rows, low, high = record.sample.rows, record.range.low, record.range.high
+    assert rows is not None and low is not None and high is not None
+    if not bool(torch.isfinite(low).all() and torch.isfinite(high).all()):
+        raise LutcError(
+            f'cannot calibrate "{name}"',
+            where=name,
+            reason="its inputs hold NaN or infinity",
+            fix="look for the cause in the calibration data or in the float model",
+        )
+    shape = (layer.num_codebooks, layer.subvector_len)
+    by_codebook = [split_subvectors(edge[None], *shape)[:, 0] for edge in (low, high)]
+    layer.set_input_range(by_codebook[0].amin(1), by_codebook[1].amax(1))
+    data = split_subvectors(rows, *shape).contiguous()
+    centroids = kmeans(data, layer.config.num_centroids, seed=seed)
+    mean_distance = float(squared_distances(data, centroids).amin(-1).sqrt().mean())
+    layer.set_centroids(centroids, max(TEMPERATURE_FRACTION * mean_distance, 1e-3))
+
+
+def _call(model: nn.Module, batch: object) -> None:
+    if isinstance(batch, Tensor):
+        model(batch)
+    elif isinstance(batch, Mapping):
+        model(**batch)
+    elif isinstance(batch, (tuple, list)):
+        model(*batch)
+    else:
+        raise LutcError(
+            "cannot use a calibration batch",
+            where="calibration",
+            reason=f"a batch is a {type(batch).__name__}",
+            fix="yield tensors, tuples of positional arguments, or dicts of keyword arguments of the model",
+        )

@@ -1,0 +1,63 @@
+"""Constants of a lookup-table layer from its centroids and weight: the table, and the integer form of the codebooks.
+
+Everything is computed in float64 from float32 inputs, so that any other implementation of the same formulas
+gives the same integers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SCORE_BIAS_LIMIT = 2**28
+_SMALLEST_RANGE = 1e-30  # below this the reciprocal overflows float32; such a channel is as good as dead
+
+
+def pad_weight(weight: Tensor, num_codebooks: int, subvector_len: int) -> Tensor:
+    """Weight [M, D] (any trailing shape) -> [C, V, M], the last subvector zero-padded."""
+    flat = weight.reshape(weight.shape[0], -1)
+    padded = torch.nn.functional.pad(flat, (0, num_codebooks * subvector_len - flat.shape[1]))
+    return padded.reshape(-1, num_codebooks, subvector_len).permute(1, 2, 0)
+
+
+def float_table(centroids: Tensor, weight: Tensor) -> Tensor:
+    """Centroid . weight products: centroids [C, K, V], weight [M, D] -> [C, K, M]."""
+    num_codebooks, _, subvector_len = centroids.shape
+    return torch.bmm(centroids, pad_weight(weight, num_codebooks, subvector_len))
+
+
+def table_scale(table: Tensor) -> Tensor:
+    """One scale per output column of a float table [C, K, M]: float32 [M], 1.0 for an all-zero column."""
+    peak = table.detach().abs().amax(dim=(0, 1)).double()
+    scale = (peak / 127).float()
+    return torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+def quantize_table(table: Tensor, scale: Tensor) -> Tensor:
+    """Float table [C, K, M] and its scale [M] -> integers in -127..127, as float64."""
+    return (table.detach().double() / scale.double()).round().clamp(-127, 127)
+
+
+def integer_codebook(centroids: Tensor, inv_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Integer form of float centroids [C, K, V] for inputs scaled by inv_scale [C].
+
+    Returns (centroids int8 [C, K, V], score_bias int32 [C, K], scale float64 [C]) with centroids ~ P * scale. The
+    score `xq . cq + score_bias` is x.P - |P|^2 / 2 in units of 1 / (inv_scale * scale), so the closest centroid has
+    the largest.
+    """
+    exact = centroids.detach().double()
+    peak = exact.abs().amax(dim=(1, 2))
+    alive = peak > _SMALLEST_RANGE
+    scale = torch.where(alive, 127.0 / torch.where(alive, peak, 1.0), 1.0)
+    integers = (exact * scale[:, None, None]).round().clamp(-127, 127)
+    norm = ((integers / scale[:, None, None]) ** 2).sum(-1)
+    bias = (-0.5 * norm * (inv_scale.double() * scale)[:, None]).round().clamp(-SCORE_BIAS_LIMIT, SCORE_BIAS_LIMIT)
+    return integers.to(torch.int8), bias.to(torch.int32), scale
+
+
+def inverse_scale(low: Tensor, high: Tensor, signed: bool) -> Tensor:
+    """Range of the inputs of each codebook, [C] and [C] -> the factor float32 [C] that maps it onto 8 bits."""
+    peak = torch.maximum(-low, high) if signed else high
+    alive = peak > _SMALLEST_RANGE
+    steps = 127.0 if signed else 255.0
+    return torch.where(alive, steps / torch.where(alive, peak.double(), 1.0), 1.0).float()

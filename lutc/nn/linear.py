@@ -1,0 +1,62 @@
+"""LUTLinear: torch.nn.Linear whose products are read from tables."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lutc.config import LUTConfig
+from lutc.nn.layer import LUTLayer
+
+
+class LUTLinear(LUTLayer):
+    """Dense layer as closest-centroid search and table read; constructor arguments of torch.nn.Linear plus `config`.
+
+    x float32 [..., in_features] -> [..., out_features]. in_features need not be a multiple of subvector_len: the last
+    subvector is zero-padded. Training as in LUT-NN (MobiCom 2023, section 3): hard codes forward, softmax backward.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        config: LUTConfig = LUTConfig(),  # noqa: B008  (frozen)
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self._build(nn.Linear(in_features, out_features, bias, device=device, dtype=dtype), config)
+
+    @classmethod
+    def from_float(cls, module: nn.Linear, config: LUTConfig = LUTConfig()) -> LUTLinear:  # noqa: B008
+        """The lookup-table twin of a float layer; weight and bias are shared, not copied."""
+        layer = cls.__new__(cls)
+        layer._build(module, config)
+        layer.train(module.training)
+        return layer
+
+    def _build(self, module: nn.Linear, config: LUTConfig) -> None:
+        super().__init__(module.weight, module.bias, config, config.subvector_len_for(None))
+        self.in_features, self.out_features = module.in_features, module.out_features
+
+    def input_rows(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, self.in_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return self.soft_rows(x).reshape(*x.shape[:-1], self.out_features)
+        return torch.ops.lutc.lut_dense(x, **self.constants(), **self.attributes())
+
+    def attributes(self) -> dict[str, object]:
+        """The attributes of the op, as torch.ops.lutc.lut_dense takes them."""
+        config = self.config
+        return {
+            "encode_dtype": config.encode_dtype,
+            "encoder": config.encoder,
+            "input_signed": self.signed,
+            "layer": "",
+        }
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {self.lut_repr()}"

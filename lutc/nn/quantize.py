@@ -1,0 +1,190 @@
+"""quantize_: float model -> trainable lookup-table model -> tables, in place."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from lutc.config import LUTConfig
+from lutc.errors import LutcError
+from lutc.nn.calibration import calibrate_layers
+from lutc.nn.conv2d import LUTConv2d, unsupported_conv
+from lutc.nn.frozen import FrozenLUTConv2d, FrozenLUTLayer, FrozenLUTLinear
+from lutc.nn.layer import LUTLayer
+from lutc.nn.linear import LUTLinear
+
+Config = LUTConfig | Mapping[str, LUTConfig | None]
+
+
+@dataclass(frozen=True)
+class QuantizeRow:
+    """What became of one dense or convolution layer: kind is "lut" or "float", and why."""
+
+    name: str
+    kind: Literal["lut", "float"]
+    reason: str
+
+
+def quantize_(
+    model: nn.Module,
+    config: Config = LUTConfig(),  # noqa: B008  (frozen)
+    *,
+    step: Literal["prepare", "convert"] = "prepare",
+    filter_fn: Callable[[nn.Module, str], bool] | None = None,
+    calibration: Iterable[object] | None = None,
+    seed: int = 0,
+) -> list[QuantizeRow]:
+    """Swap layers of a model in place. Nothing is changed where an error is raised.
+
+    step="prepare" replaces torch.nn.Linear and torch.nn.Conv2d by LUTLinear and LUTConv2d, ready to train; weights are
+    shared with the float layers. step="convert" replaces those by their inference form, ready to export; config,
+    filter_fn and calibration are not used then.
+
+    Parameters
+    ----------
+    config : settings of every layer, or a mapping of qualified-name patterns ("layer1.*.conv?") to settings, of which
+        the first that matches counts; None and no match keep a layer float.
+    filter_fn : called with (module, qualified name); False keeps a layer float.
+    calibration : batches of inputs (a tensor, a tuple of arguments or a dict of keyword arguments). Centroids then
+        start from k-means on the float model's own activations, and 8-bit input scales from their ranges; without
+        it centroids are random.
+    seed : of the sampling and of k-means.
+
+    Returns
+    -------
+    One row per dense or convolution layer, in the model's order.
+
+    Raises
+    ------
+    LutcError : no layer is left to swap, a pattern matches nothing, the model is itself the layer, or calibration
+        fails.
+    """
+    if step == "prepare":
+        return _prepare(model, config, filter_fn, calibration, seed)
+    if step == "convert":
+        return _convert(model)
+    raise LutcError(
+        "cannot quantize the model", where="step", reason=f"{step!r} is no step", fix='use "prepare" or "convert"'
+    )
+
+
+def _prepare(
+    model: nn.Module,
+    config: Config,
+    filter_fn: Callable[[nn.Module, str], bool] | None,
+    calibration: Iterable[object] | None,
+    seed: int,
+) -> list[QuantizeRow]:
+    names = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    _check_patterns(config, names)
+    rows, twins = [], {}
+    for name in names:
+        module = model.get_submodule(name)
+        settings = _config_for(config, name)
+        reason = _keep_float(module, name, settings, filter_fn)
+        if reason is None:
+            _check_not_root(name)
+            assert settings is not None
+            twin = _twin(module, settings)
+            twins[name] = twin
+            rows.append(QuantizeRow(name, "lut", twin.lut_repr()))
+        else:
+            rows.append(QuantizeRow(name, "float", reason))
+    if not twins:
+        raise _nothing_to_do("no dense or convolution layer is eligible", rows)
+    if calibration is not None:
+        calibrate_layers(model, twins, calibration, seed)
+    _swap(model, {model.get_submodule(name): twin for name, twin in twins.items()})
+    return rows
+
+
+def _convert(model: nn.Module) -> list[QuantizeRow]:
+    rows, frozen = [], {}
+    for name, module in model.named_modules():
+        if isinstance(module, LUTLayer):
+            _check_not_root(name)
+            form = FrozenLUTLinear if isinstance(module, LUTLinear) else FrozenLUTConv2d
+            frozen[module] = form(module, name)
+            rows.append(QuantizeRow(name, "lut", module.lut_repr()))
+        elif isinstance(module, FrozenLUTLayer):
+            rows.append(QuantizeRow(name, "lut", "converted before"))
+        elif isinstance(module, (nn.Linear, nn.Conv2d)):
+            rows.append(QuantizeRow(name, "float", "not prepared"))
+    if not frozen:
+        raise _nothing_to_do("the model holds no layer in its training form", rows)
+    _swap(model, frozen)
+    return rows
+
+
+def _keep_float(
+    module: nn.Module,
+    name: str,
+    settings: LUTConfig | None,
+    filter_fn: Callable[[nn.Module, str], bool] | None,
+) -> str | None:
+    """Why a layer stays float, or None."""
+    if settings is None:
+        return "no settings for it in config"
+    if filter_fn is not None and not filter_fn(module, name):
+        return "excluded by filter_fn"
+    if type(module) not in (nn.Linear, nn.Conv2d):
+        return f"{type(module).__name__} is a subclass whose owner may read its weight directly"
+    return unsupported_conv(module) if isinstance(module, nn.Conv2d) else None
+
+
+def _twin(module: nn.Module, settings: LUTConfig) -> LUTLayer:
+    if isinstance(module, nn.Conv2d):
+        return LUTConv2d.from_float(module, settings)
+    assert isinstance(module, nn.Linear)
+    return LUTLinear.from_float(module, settings)
+
+
+def _config_for(config: Config, name: str) -> LUTConfig | None:
+    if isinstance(config, LUTConfig):
+        return config
+    return next((value for pattern, value in config.items() if fnmatch.fnmatchcase(name, pattern)), None)
+
+
+def _check_patterns(config: Config, names: list[str]) -> None:
+    if isinstance(config, LUTConfig):
+        return
+    for pattern in config:
+        if not fnmatch.filter(names, pattern):
+            raise LutcError(
+                f'pattern "{pattern}" matches no layer',
+                where="config",
+                reason=f"the model's dense and convolution layers are {', '.join(names) or 'none'}",
+                fix="use a qualified name, * and ? allowed",
+            )
+
+
+def _check_not_root(name: str) -> None:
+    if not name:
+        raise LutcError(
+            "cannot swap a layer in place",
+            where="model",
+            reason="the model is itself the layer, so nothing holds it",
+            fix="wrap it: torch.nn.Sequential(layer), or call LUTLinear.from_float / LUTConv2d.from_float",
+        )
+
+
+def _nothing_to_do(reason: str, rows: list[QuantizeRow]) -> LutcError:
+    kept = "".join(f"\n{row.name}: {row.reason}" for row in rows)
+    return LutcError(
+        "nothing to quantize",
+        where="model",
+        reason=reason + kept,
+        fix='check filter_fn and config; step="prepare" comes before step="convert"',
+    )
+
+
+def _swap(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+    """Replace modules under every name they have, so a layer used twice stays one layer."""
+    for parent in list(model.modules()):
+        for key, child in parent._modules.items():
+            if child in replacements:
+                setattr(parent, key, replacements[child])
