@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lutc.artifact.store import Artifact
 
 _ALLOWED_LOSS = 0.01  # of test accuracy, float less compiled
-_FILES = ("digits_lut.onnx", "digits_float.onnx")
+_FILES = ("digits_lut.onnx", "digits_float.onnx", "digits_test.npz")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ def run_demo(output: str | Path, *, emulate: bool | str = "auto", console: Conso
     passed = _print_accuracy(data, predictions, console)
     passed = _verify(host, folder, console) and passed
     _bench(host, folder, console)
-    console.print(f"\nFiles are in {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
+    names = ", ".join(sorted(path.name for path in folder.iterdir()))
+    console.out(f"\nFiles are in {folder}: {names}", highlight=False)
     console.print(f"{'All checks passed' if passed else 'A check FAILED'} in {time.perf_counter() - started:.1f} s.")
     return 0 if passed else 1
 
@@ -124,8 +125,7 @@ def _winner(outputs: dict[str, np.ndarray]) -> int:
 def _print_layers(artifact: Artifact, console: Console) -> None:
     from lutc.report.inspect import inspect
 
-    console.print()
-    console.print(inspect(artifact.path))
+    console.out(f"\n{inspect(artifact.path)}", highlight=False)
 
 
 def _print_accuracy(data: _Data, compiled: dict[str, np.ndarray], console: Console) -> bool:
@@ -158,7 +158,7 @@ def _verify(artifact: Artifact, folder: Path, console: Console) -> bool:
     except LutcError as error:
         console.print(f"  not verified: {error.reason}. To do so: {error.fix}", highlight=False)
         return True
-    console.print(report)
+    console.out(str(report), highlight=False)
     return bool(report.passed)
 
 
@@ -167,8 +167,9 @@ def _bench(artifact: Artifact, folder: Path, console: Console) -> None:
 
     console.print("\n$ lutc bench digits-host.lutc --against digits_float.onnx", highlight=False)
     try:
-        console.print(benchmark(
+        report = benchmark(
             artifact.path, baselines=("onnxruntime", "onnxruntime-int8"), float_model=folder / "digits_float.onnx"
-        ))  # fmt: skip
+        )
+        console.out(str(report), highlight=False)
     except LutcError as error:
         console.print(f"  not timed: {error.reason}. To do so: {error.fix}", highlight=False)
