@@ -84,6 +84,7 @@ def compile(
     chosen_linker = find_linker(goal, linker)
     trace = _Trace(progress or _log_progress, _instruments(dump_ir, time_passes))
 
+    _let_interrupts_through()
     imported = _import(model, codebooks, input_shapes, trace)
     folder = Path(output) if output is not None else Path(f"{_stem(imported)}-{goal.name}.lutc")
     check_output(folder, overwrite=overwrite)
@@ -95,6 +96,13 @@ def compile(
     for name, seconds in _pass_times(trace.instruments):
         trace.progress("pass", name, seconds)
     return artifact
+
+
+def _let_interrupts_through() -> None:
+    """Ctrl-C in a Python function that TVM calls would else come back as a RuntimeError without a text."""
+    import tvm_ffi
+
+    tvm_ffi.register_error("KeyboardInterrupt", KeyboardInterrupt)
 
 
 def _check_options(emit: Sequence[str], database: object) -> None:

@@ -56,8 +56,9 @@ def load_inputs(path: str | Path, specs: Sequence[_Spec]) -> dict[str, np.ndarra
         with content:
             return {name: content[name] for name in content.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        fix = "write it with numpy.savez or numpy.save, without object arrays"
-        raise _error(path, str(error).splitlines()[0], fix) from error
+        pickled = "pickle" in str(error)
+        reason = "it holds Python objects (a pickle), which are never loaded" if pickled else f"it is damaged: {error}"
+        raise _error(path, reason, "write it again with numpy.savez or numpy.save, arrays of numbers only") from error
 
 
 def _single(path: Path, specs: Sequence[_Spec]) -> str:

@@ -53,7 +53,7 @@ class Linker:
         """Link the objects into the shared library `output`. Raises LinkError with the linker's own words."""
         # a linker records the paths it is given (soname, debug names): run in a folder where they are always alike
         with tempfile.TemporaryDirectory(prefix="lutc-link-") as scratch:
-            names = [f"{index}.o" for index in range(len(objects))]
+            names = [f"{index}{Path(path).suffix}" for index, path in enumerate(objects)]
             for name, path in zip(names, objects, strict=True):
                 shutil.copyfile(path, Path(scratch) / name)
             command = [*self.command, *_FLAGS, "-o", "model.so", *names, *options]

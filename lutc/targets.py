@@ -186,7 +186,7 @@ def check_runs_here(target: TargetLike) -> None:
             f"code for {target.name} cannot run on this machine",
             where=f"target {target.name}",
             reason=f"this CPU lacks {', '.join(missing)}",
-            fix=f"compile for this machine: --target native ({host_target().name})",
+            fix="compile for this machine: --target native",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import tvm
@@ -15,15 +16,14 @@ from tvm_ext.op._register import int_tuple
 from tvm_ext.op.encode import OP as ENCODE
 from tvm_ext.pipeline import build
 from tvm_ext.tensor_intrin import get_isa
-from tvm_ext.transform._rewrite import with_args
 
 Geometry = Mapping[str, tuple[int, ...]]
 
 
 def compile_encode(
     x_shape: tuple[int, ...], centroids: np.ndarray, inv_scale: np.ndarray | None = None,
-    score_bias: np.ndarray | None = None, *, target: Mapping, geometry: Geometry | None = None, table_dtype: str = "int8",
-    **search,
+    score_bias: np.ndarray | None = None, *, target: Mapping, geometry: Geometry | None = None,
+    table_dtype: str = "int8", **search,
 ) -> Callable[[np.ndarray], np.ndarray]:  # fmt: skip
     """A function x float32 -> codes uint8, [..., C] (dense) or [B, C, OH, OW] (conv), run on this host.
 
@@ -49,26 +49,19 @@ def compile_encode(
     return run
 
 
+@dataclass(frozen=True)
 class _Packed:
-    """The module of a packed encode and how to read its result."""
+    """A module that gives packed codes, and how to read them."""
 
-    def __init__(self, call: relax.Call, logical: tuple[int, ...], shape: tuple[int, ...], positions: int) -> None:
-        self.layout, self.result_shape, self.shape, self.positions = (
-            str(call.attrs["layout"]),
-            logical,
-            shape,
-            positions,
-        )
-        bb, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType(list(shape), "float32"))
-        with bb.function("main", [x]):
-            with bb.dataflow():
-                codes = bb.emit_output(with_args(call, [x, *call.args[1:]]))
-            bb.emit_func_output(codes)
-        self.mod = bb.get()
+    mod: tvm.IRModule
+    layout: str
+    shape: tuple[int, ...]
+    result_shape: tuple[int, ...]
+    positions: int
 
 
 def _packed_encode(x_shape, constants, target, geometry, table_dtype: str, search: dict) -> _Packed:
-    """Builds the layer around the search with an empty table of one output, and takes the search the passes make."""
+    """Builds the layer around the search with an empty table of one output, and cuts off what follows the search."""
     c, k, _ = constants[0].shape
     centroids, inv_scale, score_bias = (None if a is None else relax.const(np.ascontiguousarray(a)) for a in constants)
     table, scale = relax.const(np.zeros((c, k, 1), table_dtype)), relax.const(np.ones(1, np.float32))
@@ -80,14 +73,22 @@ def _packed_encode(x_shape, constants, target, geometry, table_dtype: str, searc
             y = layer(x, centroids, table, scale, None, inv_scale, score_bias, **(geometry or {}), **search)
             y = bb.emit_output(y)
         bb.emit_func_output(y)
-    mod = t.PackLUTConstants(Target(dict(target)))(t.DecomposeLUT()(bb.get()))
-    found: list[relax.Call] = []
-    relax.analysis.post_order_visit(
-        mod["main"], lambda e: found.append(e) if isinstance(e, relax.Call) and e.op == ENCODE else None
-    )
+    packed = t.PackLUTConstants(Target(dict(target)))(t.DecomposeLUT()(bb.get()))
+    mod, layout = _cut_behind_encode(packed["main"])
     out = int_tuple(y.ty.shape)
     logical = (out[0], c, *out[2:]) if geometry else (*x_shape[:-1], c)
-    return _Packed(found[0], logical, shape, int(np.prod(out[2:])) if geometry else shape[0])
+    return _Packed(mod, layout, shape, logical, int(np.prod(out[2:])) if geometry else shape[0])
+
+
+def _cut_behind_encode(main: relax.Function) -> tuple[tvm.IRModule, str]:
+    """The function up to its encode, whose codes it returns, and their layout."""
+    bindings = [binding for block in main.body.blocks for binding in block.bindings]
+    values = [binding.value for binding in bindings]
+    last = next(i for i, v in enumerate(values) if isinstance(v, relax.Call) and v.op == ENCODE)
+    codes = relax.Var("codes", bindings[last].var.ty)
+    block = relax.DataflowBlock([*bindings[: last + 1], relax.VarBinding(codes, bindings[last].var)])
+    func = relax.Function(main.params, relax.SeqExpr([block], codes), codes.ty)
+    return tvm.IRModule({"main": func.with_attr("global_symbol", "main")}), str(values[last].attrs["layout"])
 
 
 def _unpack(codes: np.ndarray, layout: str, positions: int, num_codebooks: int) -> np.ndarray:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from tvm.target import Target
-from tvm.target.codegen import target_has_features
+from tvm.target.codegen import llvm_get_system_triple, target_has_features
 
 from tvm_ext.tensor_intrin import Isa, list_isas
 
 
 def architecture(target: Target) -> str:
     """ "x86", "aarch64", or the first word of the triple."""
-    triple = str(target.attrs.get("mtriple", "") or "") or "x86_64"
+    triple = str(target.attrs["mtriple"]) if "mtriple" in target.attrs else llvm_get_system_triple()
     word = triple.split("-")[0]
     if word in ("x86_64", "i386", "i686", "x86"):
         return "x86"

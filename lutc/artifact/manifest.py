@@ -10,11 +10,7 @@ FORMAT_VERSION = 1
 """Raised by one when an older lutc could misread the artifact."""
 
 
-class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    pass
-
-
-class TensorSpec(_Struct):
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A model input or output: its name, numpy dtype name, and shape."""
 
     name: str
@@ -25,7 +21,7 @@ class TensorSpec(_Struct):
         return f"{self.name} {self.dtype}[{','.join(map(str, self.shape))}]"
 
 
-class LayerRow(_Struct, kw_only=True):
+class LayerRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What became of one dense or conv layer.
 
     Parameters
@@ -52,7 +48,7 @@ class LayerRow(_Struct, kw_only=True):
     schedule: str = ""
 
 
-class TargetInfo(_Struct, kw_only=True):
+class TargetInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The machine the code is for; `requires` holds flags as /proc/cpuinfo names them."""
 
     name: str
@@ -63,14 +59,14 @@ class TargetInfo(_Struct, kw_only=True):
     requires: list[str]
 
 
-class Source(_Struct, kw_only=True):
+class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The model file compiled: its base name and SHA-256."""
 
     file: str
     sha256: str
 
 
-class Manifest(_Struct, kw_only=True):
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """See the fields; `constants` names the tensors of constants.safetensors in the order main() takes them."""
 
     format_version: int = FORMAT_VERSION

@@ -63,7 +63,15 @@ def _save_onnx(
     input_names: Sequence[str] | None,
     output_names: Sequence[str] | None,
 ) -> None:
-    from lutc.export.onnx_writer import layer_metadata, to_onnx  # slow to import, and .pt2 does not need it
+    try:
+        from lutc.export.onnx_writer import layer_metadata, to_onnx  # slow to import, and .pt2 does not need it
+    except ImportError as error:
+        raise LutcError(
+            "cannot write ONNX files",
+            where="this Python environment",
+            reason=str(error),
+            fix="pip install 'lutc[torch]'",
+        ) from error
 
     configs = {name: layer.config.to_dict() for name, layer in _frozen_layers(model).items()}
     metadata = {"lutc.version": __version__, "lutc.config": layer_metadata(configs)}

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from lutc.errors import ArtifactError
 from lutc.files import check_writable
 from lutc.report.html import to_html
-from lutc.report.text import fact_title, format_facts, format_table, format_value
+from lutc.report.text import fact_title, format_facts, format_table, format_value, is_numeric
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ class Report:
 
         titles, cells = self._table()
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for title, column in zip(titles, zip(*cells, strict=True), strict=True):
-            table.add_column(title, justify="left" if _is_text(column) else "right", no_wrap=True)
+        for index, column in enumerate(zip(*cells, strict=True)):
+            table.add_column(titles[index], justify="right" if is_numeric(index, column) else "left", overflow="fold")
         for row in cells:
             table.add_row(*map(Text, row))
         parts = (format_facts(self.facts()), table if cells else "", "\n".join(self.notes()))
@@ -141,7 +141,7 @@ def _row_dict(row: Any) -> dict[str, Any]:
         return dataclasses.asdict(row)
     if hasattr(row, "__struct_fields__"):
         return {key: getattr(row, key) for key in row.__struct_fields__}
-    return dict(row)
+    return {str(key): value for key, value in row.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -157,7 +157,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if value - value == 0 else None
     return value if value is None or isinstance(value, (str, int)) else str(value)
-
-
-def _is_text(cells: Sequence[str]) -> bool:
-    return any(cell and not cell[0].isdigit() and cell[0] not in "-+." for cell in cells)

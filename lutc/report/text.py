@@ -46,14 +46,19 @@ def format_facts(facts: Mapping[str, Any]) -> str:
 
 
 def format_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns two spaces apart, numbers to the right. Empty without rows."""
+    """Columns two spaces apart, numbers to the right but for the first column, which names the row. "" without rows."""
     if not rows:
         return ""
     columns = list(zip(*rows, strict=True))
     widths = [max(len(title), *map(len, column)) for title, column in zip(titles, columns, strict=True)]
-    numeric = [all(_is_number(cell) for cell in column) for column in columns]
+    numeric = [is_numeric(index, column) for index, column in enumerate(columns)]
     lines = [_line(row, widths, numeric) for row in (titles, *rows)]
     return "\n".join(lines)
+
+
+def is_numeric(index: int, cells: Sequence[str]) -> bool:
+    """Whether column `index` is aligned to the right."""
+    return index > 0 and all(_is_number(cell) for cell in cells)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:

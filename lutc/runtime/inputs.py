@@ -96,7 +96,7 @@ def _shape_fix(given: tuple[int, ...], expected: Sequence[int]) -> str:
         return "the axes are in another order: transpose it"
     if len(given) + 1 == len(expected) and list(given) == list(expected[1:]) and expected[0] == 1:
         return "add the batch axis: x[None]"
-    if len(given) == len(expected) and list(given[1:]) == list(expected[1:]):
+    if len(given) == len(expected) and list(given[1:]) == list(expected[1:]) and given[0]:
         return f"run it in batches of {expected[0]}, or compile the model for batch {given[0]}"
     return f"give an array of shape {list(expected)}"
 

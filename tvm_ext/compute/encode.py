@@ -9,33 +9,16 @@ Scores (both): int8 ``score = sum_v xq * cq + score_bias``, compared after ``>> 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from tvm import te, tirx
 
 from tvm_ext.compute.patches import Patches
+from tvm_ext.compute.search import Search
+from tvm_ext.compute.windows import LANES, Windows
 from tvm_ext.tensor_intrin import Dot, TableRead
 
 INDEX_BITS = 4
 """Low bits of an int8 score that carry the index (the shift of the definition)."""
-LANES = 16
-
-
-@dataclass(frozen=True)
-class Search:
-    """How codes are found: `encode_dtype` "int8" or "float32", `input_signed` for int8, `zero_point` added to xq."""
-
-    encode_dtype: str
-    input_signed: bool
-    zero_point: int = 0
-
-    def quantize(self, x, inv_scale, dtype: str):
-        """clip(round_half_even(x * inv_scale)) + zero_point, as `dtype`. NaN becomes the lower or upper bound."""
-        low, high = (-128.0, 127.0) if self.input_signed else (0.0, 255.0)
-        rounded = tirx.nearbyint(x * inv_scale)
-        bounded = tirx.max(tirx.min(rounded, tirx.const(high, "float32")), tirx.const(low, "float32"))
-        code = bounded.astype("int32")
-        return (code + tirx.const(self.zero_point, "int32") if self.zero_point else code).astype(dtype)
 
 
 def _first_maximum(dtype: str):
@@ -87,43 +70,43 @@ def encode_rowwise(x, centroids, inv_scale, score_bias, *, patches: Patches, sea
 
 
 def encode_tiled(
-    x, centroids, inv_scale, score_bias,
-    *, patches: Patches, search: Search, length: int, num_codebooks: int, tiles: int, read: TableRead,
-    dot: Dot,
+    x, centroids, inv_scale, score_bias, pattern,
+    *, patches: Patches, search: Search, length: int, num_codebooks: int, tiles: int, windows: Windows | None,
+    read: TableRead, dot: Dot, span: int,
 ) -> te.Tensor:  # fmt: skip
     """Codes uint8 [B, tiles, groups, *read.code_shape], K <= 16.
 
-    centroids [groups * G, K, T, depth] (T = ceil(V / depth)); inv_scale float32 [groups * G]; score_bias
-    [groups * G, K] int32, or float32 ``-|P|^2 / 2``. Padding rows repeat the last row; padding codebooks the last one.
+    x is a plane [B, Cin, size] where `windows` is given, else as in `encode_rowwise`. centroids [groups * G, K, T,
+    depth], inv_scale float32 [groups * G] and score_bias int32 or float32 [groups * G, K] as `pack_search` makes them;
+    pattern uint8 [period, 16, depth] where the ISA collects windows of `span` elements. Codes of padding rows and
+    codebooks are unspecified.
     """
     padded, num_centroids, steps, depth = (int(d) for d in centroids.shape)
     integer = search.encode_dtype == "int8"
     acc_dtype = "int32" if integer else "float32"
-    x_dtype = dot.x_dtype if integer else "float32"
-    groups, batch = padded // read.group, patches.batch
-    row_blocks = tiles * read.rows // LANES
+    groups, batch, blocks = padded // read.group, patches.batch, tiles * read.rows // LANES
 
-    fetch = _fetcher(x, inv_scale, patches, search, length, x_dtype)
+    def real(codebook):
+        return codebook if padded == num_codebooks else tirx.min(codebook, tirx.const(num_codebooks - 1, "int32"))
 
-    def element(b, c, block, t, lane, i):
-        real_c = c if padded == num_codebooks else tirx.min(c, tirx.const(num_codebooks - 1, "int32"))
-        row = block * LANES + lane
-        real_row = row if row_blocks * LANES == patches.rows else tirx.min(row, tirx.const(patches.rows - 1, "int32"))
-        offset = t * depth + i
-        value = fetch(b, real_row, real_c, offset)
-        return value if steps * depth == length else tirx.if_then_else(offset < length, value, tirx.const(0, x_dtype))
-
-    subvector = te.compute((batch, padded, row_blocks, steps, LANES, depth), element, name="lut_x")
+    shape = (batch, padded, blocks, steps, LANES, depth)
+    if pattern is not None:
+        subvector = _collect(x, pattern, windows, real, length, span, shape)
+    else:
+        fetch = _fetcher(x, inv_scale, patches, windows, search, length, dot, real)
+        subvector = te.compute(
+            shape, lambda b, c, block, t, lane, i: fetch(b, block * LANES + lane, c, t, i), name="lut_x"
+        )
     t, i, k = (te.reduce_axis((0, e), n) for e, n in ((steps, "t"), (depth, "i"), (num_centroids, "k")))
     score = te.compute(
-        (batch, padded, num_centroids, row_blocks * LANES),
+        (batch, padded, num_centroids, blocks * LANES),
         lambda b, c, kk, n: te.sum(
             subvector[b, c, n // LANES, t, n % LANES, i].astype(acc_dtype) * centroids[c, kk, t, i].astype(acc_dtype),
             axis=[t, i],
         ),
         name="lut_score",
     )
-    best = _best(score, score_bias, k, integer, (batch, padded, row_blocks * LANES))
+    best = _best(score, score_bias, k, integer, (batch, padded, blocks * LANES))
 
     def packed(b, tile, group, *index):
         row, codebook = read.code_position(*index)
@@ -135,22 +118,40 @@ def encode_tiled(
     return te.compute((batch, tiles, groups, *read.code_shape), packed, name="lut_codes")
 
 
-def _fetcher(x, inv_scale, patches: Patches, search: Search, length: int, dtype: str) -> Callable:
-    """fetch(b, n, c, v): the value of an input element as the search wants it, from a bordered plane for convs."""
-    integer = search.encode_dtype == "int8"
+def _collect(plane, pattern, windows: Windows, real: Callable, length: int, span: int, shape: tuple[int, ...]):
+    """lut_x from windows of the plane, in the one-hot form that the ISA's permutation is tensorized into."""
+    period = int(pattern.shape[0])
+    s = te.reduce_axis((0, span), "s")
 
-    def convert(value, c):
-        return search.quantize(value, inv_scale[c], dtype) if integer else value
+    def element(b, c, block, t, lane, i):
+        channel, start = windows.origin(t)
+        value = plane[b, windows.channel(real(c), channel), windows.offset(block * LANES) + start + s]
+        taken = pattern[block % period, lane, i] == s.var.astype("uint8")
+        return te.sum(tirx.Select(taken, value, tirx.const(0, plane.dtype)), axis=s)
 
-    if not patches.is_conv or (integer and not patches.whole_channels(length)):
-        return lambda b, n, c, v: convert(patches.element(x, b, n, c * length + v), c)
-    # every channel belongs to one codebook, so it is quantized once, with its zero border, and read many times
-    plane = te.compute(
-        patches.plane_shape,
-        lambda b, ch, h, w: convert(patches.bordered(x, b, ch, h, w), ch * patches.taps // length),
-        name="lut_plane",
-    )
-    return lambda b, n, c, v: patches.from_plane(plane, b, n, c * length + v)
+    return te.compute(shape, element, name="lut_x")
+
+
+def _fetcher(x, inv_scale, patches, windows: Windows | None, search: Search, length: int, dot: Dot, real) -> Callable:
+    """fetch(b, n, c, t, i): slot i of step t of a subvector, one element at a time."""
+
+    def from_plane(b, n, c, t, i):
+        # padding slots meet zero centroids, so they may read any element that is there
+        if windows.aligned:
+            channel, start = windows.origin(t)
+            at = windows.offset(n) + start + i * windows.patches.dilations[1]
+        else:
+            channel, at = windows.element(n, tirx.min(t * dot.depth + i, tirx.const(length - 1, "int32")))
+        return x[b, windows.channel(real(c), channel), at]
+
+    def direct(b, n, c, t, i):
+        v, row = t * dot.depth + i, tirx.min(n, tirx.const(patches.rows - 1, "int32"))
+        value = patches.element(x, b, row, real(c) * length + v)
+        if search.encode_dtype == "int8":
+            value = search.quantize(value, inv_scale[real(c)], dot.x_dtype)
+        return value if length % dot.depth == 0 else tirx.if_then_else(v < length, value, tirx.const(0, dot.x_dtype))
+
+    return direct if windows is None else from_plane
 
 
 def _best(score, score_bias, k, integer: bool, shape: tuple[int, ...]) -> te.Tensor:

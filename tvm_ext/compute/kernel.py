@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from tvm import relax, te
+from tvm.tirx import PrimFunc
 
 KERNEL_ATTR = "lut.kernel"
 _OPAQUE = 8
@@ -30,6 +31,18 @@ def emit_kernel(
     ]
     result = compute(*placeholders)
     func = te.create_prim_func([p for p in placeholders if p is not None] + [result])
+    return call_kernel(bb, func, args, ty, name, info)
+
+
+def call_kernel(
+    bb: relax.BlockBuilder,
+    func: PrimFunc,
+    args: Sequence[relax.Expr | None],
+    ty: relax.TensorType,
+    name: str,
+    info: dict,
+) -> relax.Expr:
+    """Add `func` to the module, named and marked as `emit_kernel` does, and call it with the arguments given."""
     func = func.with_attr(KERNEL_ATTR, info).with_attr("op_pattern", _OPAQUE)
     layer = re.sub(r"\W+", "_", str(info.get("layer", ""))).strip("_")
     symbol = f"{name}_{layer}" if layer else name

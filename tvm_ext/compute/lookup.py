@@ -58,11 +58,13 @@ def lookup_shuffle(
 ) -> te.Tensor:  # fmt: skip
     """The packed one-hot form.
 
-    codes uint8 [B, tiles, groups, *read.code_shape]; table int8 [padded M, groups, G, 16]; mult uint8 [groups, G].
+    codes uint8 [B, tiles, groups, *read.code_shape]; table int8 [blocks, groups, outputs a block, G, 16]; mult uint8
+    [groups, G].
     `chunk`: groups that an accumulator of `read.acc_dtype` may sum before it is drained to int32; 0 for all of them.
     """
     batch, tiles, groups = (int(d) for d in codes.shape[:3])
-    padded = int(table.shape[0])
+    block = int(table.shape[2])
+    padded = int(table.shape[0]) * block
     chunk = chunk or groups
     if groups % chunk:
         raise ValueError(f"chunk {chunk} does not divide {groups} codebook groups")
@@ -72,7 +74,7 @@ def lookup_shuffle(
     def entry(part, b, m, n):
         group = part * chunk + c
         code = codes[(b, n // read.rows, group, *read.code_index(n % read.rows, g))]
-        value = table[m, group, g, k].astype(dtype)
+        value = table[m // block, group, m % block, g, k].astype(dtype)
         if mult is not None:
             value = mult[group, g].astype(dtype) * value
         return tirx.Select(code == k.astype("uint8"), value, tirx.const(0, dtype))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from tvm_ext.tensor_intrin import TABLE_ENTRIES, Dot, TableRead
 
 _INT16_MAX = 32767
-_TILE_COST = {1: 1.6, 2: 1.1}
-"""Time of a table read with R row tiles relative to R >= 3 (measured: loads of table rows are shared by R tiles)."""
+_DRAIN_STRETCH = 32
+"""Codebooks between drains of int16 sums, at least: 32 * 128 always fits, and a drain costs as much as a few reads."""
+_CACHE_BYTES, _STREAM = 1 << 20, 6.0
+"""A table beyond this size streams from the outer cache for each block of rows; lookups that take as long as a byte."""
 
 
 def build_table(centroids: np.ndarray, weight: np.ndarray, table_dtype: str) -> tuple[np.ndarray, np.ndarray]:
@@ -28,70 +32,105 @@ def build_table(centroids: np.ndarray, weight: np.ndarray, table_dtype: str) -> 
     return np.clip(np.rint(table / scale), -127, 127).astype(np.int8), scale
 
 
-def pack_table(table: np.ndarray, read: TableRead) -> np.ndarray:
-    """int8 [C, K, M] -> int8 [M rounded up to `padded_outputs`, groups, G, 16], zeros where padded."""
-    c, k, m = table.shape
-    groups = -(-c // read.group)
-    packed = np.zeros((padded_outputs(m), groups * read.group, TABLE_ENTRIES), np.int8)
-    packed[:m, :c, :k] = table.transpose(2, 0, 1)
-    return packed.reshape(-1, groups, read.group, TABLE_ENTRIES)
+@dataclass(frozen=True)
+class RegisterTile:
+    """Accumulators kept in registers: `row_tiles` row tiles x `outputs` outputs."""
+
+    row_tiles: int
+    outputs: int
 
 
-def padded_outputs(outputs: int) -> int:
-    """Outputs rounded up so that register tiles of 4 divide them."""
-    return outputs if outputs <= 4 else -(-outputs // 4) * 4
+def register_tile(tiles: int, outputs: int, codebooks: int, read: TableRead) -> RegisterTile:
+    """The tile that reads a table of `codebooks` x 16 x `outputs` for `tiles` row tiles in the least estimated time.
+
+    Rows and outputs are padded to whole tiles. A lookup costs its instructions and a share of the loads of codes and
+    table rows; a table beyond the cache is streamed once for every block of rows.
+    """
+
+    def cost(tile: RegisterTile) -> tuple[float, float]:
+        row_blocks, blocks = -(-tiles // tile.row_tiles), -(-outputs // tile.outputs)
+        lookups = row_blocks * tile.row_tiles * read.rows * blocks * tile.outputs * codebooks
+        compute = lookups * (1 + 0.2 * (1 / tile.row_tiles + 1 / tile.outputs))
+        table_bytes = codebooks * TABLE_ENTRIES * outputs
+        stream = row_blocks * table_bytes * _STREAM if table_bytes > _CACHE_BYTES else 0
+        return max(compute, stream), compute
+
+    candidates = [RegisterTile(r, q) for r in range(1, read.tiles + 1) for q in range(1, read.tiles // r + 1)]
+    return min(candidates, key=cost)
 
 
-def padded_tiles(tiles: int, read: TableRead) -> int:
-    """Row tiles rounded up so that register tiles divide them, at the least estimated time."""
-
-    def cost(r: int) -> float:
-        return -(-tiles // r) * r * _TILE_COST.get(r, 1.0)
-
-    best = min(range(1, min(5, read.tiles) + 1), key=lambda r: (cost(r), -r))
-    return -(-tiles // best) * best
+def padded_codebooks(table: np.ndarray, read: TableRead) -> int:
+    """C of an int8 table [C, K, M] rounded up to whole groups, and to whole stretches where its sum needs drains."""
+    unit = read.group if read.acc_dtype != "int16" or _sum_bound(table) <= _INT16_MAX else _DRAIN_STRETCH
+    return -(-len(table) // unit) * unit
 
 
-def pack_mult(mult: np.ndarray, read: TableRead) -> np.ndarray:
-    """uint8 [C] -> uint8 [groups, G]."""
-    return _pad(mult, -(-len(mult) // read.group) * read.group).reshape(-1, read.group)
-
-
-def drain_chunk(table: np.ndarray, read: TableRead) -> int:
+def drain_chunk(table: np.ndarray, read: TableRead, codebooks: int) -> int:
     """Groups of codebooks that an int16 accumulator can sum without overflow whatever the codes are; 0 means all.
 
-    The table is constant, so the bound ``sum_c max_k |T[c, k, m]|`` is known for every output.
+    The table, int8 [C, K, M], is constant, so the bound ``sum_c max_k |T[c, k, m]|`` is known for every output. The
+    result divides the groups of `codebooks`, which is at least `padded_codebooks`.
     """
-    if read.acc_dtype != "int16":
+    if read.acc_dtype != "int16" or _sum_bound(table) <= _INT16_MAX:
         return 0
-    packed = np.abs(pack_table(table, read).astype(np.int64)).max(axis=3).sum(axis=2)  # [M, groups]
-    groups = packed.shape[1]
-    for chunk in (d for d in range(groups, 0, -1) if groups % d == 0):
-        if packed.reshape(-1, groups // chunk, chunk).sum(axis=2).max() <= _INT16_MAX:
-            return 0 if chunk == groups else chunk
-    raise AssertionError("two int8 entries always fit int16")
+    largest = _pad(np.abs(table.astype(np.int64)).max(axis=1), codebooks)  # [codebooks, M]
+    groups = codebooks // read.group
+    chunks = (d for d in range(groups - 1, 0, -1) if groups % d == 0)
+    return next(
+        chunk
+        for chunk in chunks
+        if largest.reshape(groups // chunk, chunk * read.group, -1).sum(axis=1).max() <= _INT16_MAX
+    )
+
+
+def _sum_bound(table: np.ndarray) -> int:
+    """The largest magnitude that a sum over all codebooks can have in any output column."""
+    return int(np.abs(table.astype(np.int64)).max(axis=1).sum(axis=0).max())
+
+
+def pack_table(table: np.ndarray, read: TableRead, codebooks: int, block: int) -> np.ndarray:
+    """int8 [C, K, M] -> int8 [ceil(M / block), codebooks / G, block, G, 16], zeros where padded.
+
+    The outputs of a register tile (`block`) lie side by side, so that it reads one stream.
+    """
+    c, k, m = table.shape
+    blocks = -(-m // block)
+    packed = np.zeros((blocks * block, codebooks, TABLE_ENTRIES), np.int8)
+    packed[:m, :c, :k] = table.transpose(2, 0, 1)
+    split = packed.reshape(blocks, block, codebooks // read.group, read.group, TABLE_ENTRIES)
+    return np.ascontiguousarray(split.transpose(0, 2, 1, 3, 4))
+
+
+def pack_mult(mult: np.ndarray, read: TableRead, codebooks: int) -> np.ndarray:
+    """uint8 [C] -> uint8 [codebooks / G, G]."""
+    return _pad(mult, codebooks).reshape(-1, read.group)
 
 
 def pack_search(
-    centroids: np.ndarray, inv_scale: np.ndarray | None, score_bias: np.ndarray | None, read: TableRead, dot: Dot,
-    input_signed: bool,
+    centroids: np.ndarray, inv_scale: np.ndarray | None, score_bias: np.ndarray | None, codebooks: int, dot: Dot,
+    input_signed: bool, slots: np.ndarray, row_depth: int,
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, int]:  # fmt: skip
-    """(centroids [groups * G, K, T, depth], inv_scale, score_bias [groups * G, K], zero_point) for `encode_tiled`.
+    """(centroids [codebooks, K, T, depth], inv_scale, score_bias [codebooks, K], zero_point) for `encode_tiled`.
 
+    slots: int [T, depth], the element of the subvector that each slot holds, -1 for padding (`Windows.slots`).
+    row_depth: D; behind it a row is zero, so centroids get no weight there, whatever a kernel reads.
     int8 inputs are stored as ``xq + zero_point`` in the dot product's type; its share of every score,
     ``zero_point * sum_v cq``, is a constant and goes into the bias, so that scores stay exact.
     """
     c, k, v = centroids.shape
-    padded, steps = -(-c // read.group) * read.group, -(-v // dot.depth)
-    packed = np.zeros((padded, k, steps * dot.depth), dot.c_dtype)
-    packed[:c, :, :v] = centroids
-    packed = packed.reshape(padded, k, steps, dot.depth)
+    integer = inv_scale is not None and score_bias is not None
+    packed = np.zeros((codebooks, k, *slots.shape), dot.c_dtype)
+    exact = centroids.astype(np.int64 if integer else np.float64)
+    weights = exact if integer else exact - exact.mean(axis=1, keepdims=True)
+    weights = np.where((np.arange(c)[:, None] * v + np.arange(v) < row_depth)[:, None], weights, 0)
+    packed[:c] = np.where(slots >= 0, weights[:, :, slots], 0)
     if inv_scale is None or score_bias is None:
-        half_norm = -0.5 * np.square(centroids.astype(np.float64)).sum(axis=2)
-        return packed, None, _pad(half_norm.astype(np.float32), padded), 0
+        # |x - P|^2 compares as x . (P - mean) - (|P|^2 - |mean|^2) / 2, which cancels less than x . P - |P|^2 / 2
+        half_norm = (np.square(exact.mean(axis=1)).sum(axis=1)[:, None] - np.square(exact).sum(axis=2)) / 2
+        return packed, None, _pad(half_norm.astype(np.float32), codebooks), 0
     zero_point = {"uint8": 128 if input_signed else 0, "int8": 0 if input_signed else -128, "int16": 0}[dot.x_dtype]
-    bias = score_bias.astype(np.int64) - zero_point * centroids.astype(np.int64).sum(axis=2)
-    return packed, _pad(inv_scale, padded), _pad(bias.astype(np.int32), padded), zero_point
+    bias = score_bias.astype(np.int64) - zero_point * weights.sum(axis=2)
+    return packed, _pad(inv_scale, codebooks), _pad(bias.astype(np.int32), codebooks), zero_point
 
 
 def _pad(values: np.ndarray, length: int) -> np.ndarray:

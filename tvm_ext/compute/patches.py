@@ -71,33 +71,17 @@ class Patches:
     def element(self, x, b, n, d):
         """Element d of row n of image b as float32; zero outside of the image and behind the last element."""
         if not self.is_conv:
-            return x[n, d] if self._inside(d) else tirx.if_then_else(d < self.depth, x[n, d], _zero(x))
+            return tirx.if_then_else(d < self.depth, x[n, d], _zero(x))
         channel, h, w = self._window(n, d)
         h, w = h - self.pads[0], w - self.pads[1]
         inside = tirx.all(d < self.depth, h >= 0, h < self.shape[2], w >= 0, w < self.shape[3])
         return tirx.if_then_else(inside, x[b, channel, h, w], _zero(x))
-
-    def bordered(self, x, b, channel, h, w):
-        """Pixel (h, w) of the bordered plane."""
-        h, w = h - self.pads[0], w - self.pads[1]
-        if not any(self.pads):
-            return x[b, channel, h, w]
-        inside = tirx.all(h >= 0, h < self.shape[2], w >= 0, w < self.shape[3])
-        return tirx.if_then_else(inside, x[b, channel, h, w], _zero(x))
-
-    def from_plane(self, plane, b, n, d):
-        """Element d of row n, read from a bordered plane; behind the last channel the last one is read."""
-        channel, h, w = self._window(n, d)
-        return plane[b, tirx.min(channel, self.shape[1] - 1), h, w]
 
     def _window(self, n, d):
         (kh, kw), out_w = self.kernel, self.output_size[1]
         h = n // out_w * self.strides[0] + d % (kh * kw) // kw * self.dilations[0]
         w = n % out_w * self.strides[1] + d % kw * self.dilations[1]
         return d // (kh * kw), h, w
-
-    def _inside(self, d) -> bool:
-        return isinstance(d, int) and d < self.depth
 
 
 def _zero(x):

@@ -4,5 +4,6 @@ from tvm_ext.op.conv2d import conv2d
 from tvm_ext.op.dense import dense
 from tvm_ext.op.encode import encode
 from tvm_ext.op.lookup_accumulate import lookup_accumulate
+from tvm_ext.op.plane import plane
 
-__all__ = ["conv2d", "dense", "encode", "lookup_accumulate"]
+__all__ = ["conv2d", "dense", "encode", "lookup_accumulate", "plane"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tvm import relax
 
-from tvm_ext.compute.encode import Search
 from tvm_ext.compute.patches import Patches
+from tvm_ext.compute.search import Search
 from tvm_ext.op._register import check, dtype_of, int_tuple, present, static_shape
 
 ENCODERS = ("l2",)
@@ -13,11 +13,15 @@ ENCODE_DTYPES = ("float32", "int8")
 
 
 def patches_of(op: str, x: relax.Expr, attrs) -> Patches:
-    """The rows that `x` gives under the geometry in `attrs`; raises ValueError if the geometry does not fit."""
-    shape = static_shape(x, op, "x")
-    check(dtype_of(x) == "float32", op, f"x must be float32, got {dtype_of(x)}")
+    """The rows that `x` gives under the geometry in `attrs`; raises ValueError if the geometry does not fit.
+
+    The attribute `image`, where set, is the shape of the image whose plane x is.
+    """
+    image = int_tuple(attrs["image"]) if "image" in attrs else ()
+    shape = image or static_shape(x, op, "x")
+    check(bool(image) or dtype_of(x) == "float32", op, f"x must be float32, got {dtype_of(x)}")
     check(all(d > 0 for d in shape), op, f"x must not be empty, got shape {list(shape)}")
-    kernel = int_tuple(attrs["kernel_shape"])
+    kernel = int_tuple(attrs["kernel_shape"]) if "kernel_shape" in attrs else ()
     if not kernel:
         check(len(shape) >= 1, op, "x must have at least one axis")
         rows = 1
@@ -25,6 +29,8 @@ def patches_of(op: str, x: relax.Expr, attrs) -> Patches:
             rows *= d
         return Patches((rows, shape[-1]))
     check(len(shape) == 4, op, f"x must be [B, C, H, W], got shape {list(shape)}")
+    for name, count in (("kernel_shape", 2), ("strides", 2), ("pads", 4), ("dilations", 2)):
+        check(len(attrs[name]) == count, op, f"{name} must have {count} values, got {list(int_tuple(attrs[name]))}")
     patches = Patches(
         shape, kernel, int_tuple(attrs["strides"]), int_tuple(attrs["pads"]), int_tuple(attrs["dilations"])
     )
@@ -54,6 +60,7 @@ def check_codebooks(
     check(len(shape) == 3, op, f"centroids must be [C, K, V], got shape {list(shape)}")
     c, k, v = shape
     check(1 <= k <= 256, op, f"num_centroids must be in 1..256, got {k}")
+    check(v >= 1, op, f"subvector_len must be at least 1, got {v}")
     check(c == -(-patches.depth // v), op,
           f"{c} codebooks of subvector_len {v} do not cover a row of {patches.depth} elements "
           f"(needs {-(-patches.depth // v)})")  # fmt: skip
@@ -77,3 +84,11 @@ def check_tensor(op: str, name: str, expr, shape: tuple[int, ...], dtype: str) -
     got = static_shape(expr, op, name)
     check(got == shape, op, f"{name} must have shape {list(shape)}, got {list(got)}")
     check(dtype_of(expr) == dtype, op, f"{name} must be {dtype}, got {dtype_of(expr)}")
+
+
+def check_same_centroids(op: str, centroids, table) -> None:
+    """Raise ValueError unless the table has an entry for every centroid: a code is an index into both."""
+    k, shape = static_shape(centroids, op, "centroids")[1], static_shape(table, op, "table")
+    check(
+        shape[1:2] == (k,), op, f"table must be [C, K, M] with K = {k} as the centroids have, got shape {list(shape)}"
+    )

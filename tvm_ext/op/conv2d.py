@@ -6,7 +6,7 @@ import tvm
 from tvm import relax
 
 from tvm_ext.op._register import attributes, given, int_tuple, optional, register
-from tvm_ext.op._search import check_codebooks, patches_of, search_of
+from tvm_ext.op._search import check_codebooks, check_same_centroids, patches_of, search_of
 from tvm_ext.op.encode import encode
 from tvm_ext.op.lookup_accumulate import lookup_accumulate
 
@@ -52,6 +52,7 @@ def _infer(call: relax.Call, bb: relax.BlockBuilder) -> relax.TensorType:
     x, centroids, table, table_scale, bias, inv_scale, score_bias, mult = call.args
     patches = patches_of(NAME, x, call.attrs)
     c, _, _ = check_codebooks(NAME, patches, search_of(NAME, call.attrs), centroids, inv_scale, score_bias)
+    check_same_centroids(NAME, centroids, table)
     codes = relax.Var("codes", relax.TensorType([patches.batch, c, *patches.output_size], "uint8"))
     return bb.normalize(lookup_accumulate(codes, table, table_scale, given(bias), given(mult), axis=1)).ty
 

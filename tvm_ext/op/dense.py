@@ -6,7 +6,7 @@ import tvm
 from tvm import relax
 
 from tvm_ext.op._register import attributes, given, optional, register, static_shape
-from tvm_ext.op._search import check_codebooks, patches_of, search_of
+from tvm_ext.op._search import check_codebooks, check_same_centroids, patches_of, search_of
 from tvm_ext.op.encode import encode
 from tvm_ext.op.lookup_accumulate import lookup_accumulate
 
@@ -22,9 +22,7 @@ def dense(
 
     centroids [C, K, V] with C = ceil(D / V); the other arguments as in `encode` and `lookup_accumulate`.
     """
-    attrs = attributes(
-        encoder=encoder, encode_dtype=encode_dtype, input_signed=bool(input_signed), kernel_shape=(), layer=layer
-    )
+    attrs = attributes(encoder=encoder, encode_dtype=encode_dtype, input_signed=bool(input_signed), layer=layer)
     args = [x, centroids, table, table_scale, *(optional(a) for a in (bias, inv_scale, score_bias, mult))]
     return relax.Call(OP, args, attrs)
 
@@ -46,6 +44,7 @@ def _infer(call: relax.Call, bb: relax.BlockBuilder) -> relax.TensorType:
     x, centroids, table, table_scale, bias, inv_scale, score_bias, mult = call.args
     patches = patches_of(NAME, x, call.attrs)
     c, _, _ = check_codebooks(NAME, patches, search_of(NAME, call.attrs), centroids, inv_scale, score_bias)
+    check_same_centroids(NAME, centroids, table)
     codes = relax.Var("codes", relax.TensorType([*static_shape(x, NAME, "x")[:-1], c], "uint8"))
     return bb.normalize(lookup_accumulate(codes, table, table_scale, given(bias), given(mult))).ty
 

@@ -7,7 +7,8 @@ from tvm import relax, te, topi
 
 from tvm_ext.compute.encode import encode_rowwise, encode_tiled
 from tvm_ext.compute.kernel import emit_kernel
-from tvm_ext.op._register import attributes, given, optional, register, static_shape
+from tvm_ext.compute.windows import Windows
+from tvm_ext.op._register import attributes, given, int_tuple, optional, present, register, static_shape
 from tvm_ext.op._search import check_codebooks, patches_of, search_of
 from tvm_ext.tensor_intrin import get_isa
 from tvm_ext.tensor_intrin.spec import FLOAT_DOT
@@ -17,9 +18,11 @@ NAME = "lut.encode"
 
 def encode(
     x: relax.Expr, centroids: relax.Expr, inv_scale: relax.Expr | None = None, score_bias: relax.Expr | None = None,
+    pattern: relax.Expr | None = None,
     *, encoder: str = "l2", encode_dtype: str = "float32", input_signed: bool = True,
     kernel_shape: tuple[int, ...] = (), strides: tuple[int, ...] = (1, 1), pads: tuple[int, ...] = (0, 0, 0, 0),
-    dilations: tuple[int, ...] = (1, 1), layout: str = "", tiles: int = 0, subvector_len: int = 0,
+    dilations: tuple[int, ...] = (1, 1), image: tuple[int, ...] = (), layout: str = "", tiles: int = 0,
+    subvector_len: int = 0,
     num_codebooks: int = 0, zero_point: int = 0, layer: str = "",
 ) -> relax.Call:  # fmt: skip
     """Codes (uint8) of the subvectors of `x`.
@@ -31,7 +34,8 @@ def encode(
     inv_scale, score_bias : float32 [C], int32 [C, K]; only with int8.
     layout : "" gives codes [..., C] or [B, C, OH, OW]. "rowwise" flattens the positions: [N, C] or [B, C, OH * OW].
         The name of an ISA gives that ISA's tiles; then the constants are packed and `tiles`, `subvector_len`,
-        `num_codebooks`, `zero_point` are set (by PackLUTConstants).
+        `num_codebooks`, `zero_point` are set (by PackLUTConstants). A conv whose subvectors are whole channels then
+        reads a plane (see `plane`) of an image of shape `image`, by windows if there is a `pattern` for them.
     layer : qualified name of the layer, for reports.
 
     Raises
@@ -40,14 +44,15 @@ def encode(
     """
     attrs = attributes(
         encoder=encoder, encode_dtype=encode_dtype, input_signed=bool(input_signed), kernel_shape=tuple(kernel_shape),
-        strides=tuple(strides), pads=tuple(pads), dilations=tuple(dilations), layout=layout, tiles=tiles,
+        strides=tuple(strides), pads=tuple(pads), dilations=tuple(dilations), image=tuple(image), layout=layout,
+        tiles=tiles,
         subvector_len=subvector_len, num_codebooks=num_codebooks, zero_point=zero_point, layer=layer,
     )  # fmt: skip
-    return relax.Call(OP, [x, centroids, optional(inv_scale), optional(score_bias)], attrs)
+    return relax.Call(OP, [x, centroids, optional(inv_scale), optional(score_bias), optional(pattern)], attrs)
 
 
-def _infer(call: relax.Call, _: relax.BlockBuilder) -> relax.TensorType:
-    x, centroids, inv_scale, score_bias = call.args
+def _infer(call: relax.Call, _bb: relax.BlockBuilder) -> relax.TensorType:
+    x, centroids, inv_scale, score_bias, _ = call.args
     attrs = call.attrs
     patches, search, layout = patches_of(NAME, x, attrs), search_of(NAME, attrs), str(attrs["layout"])
     if layout not in ("", "rowwise"):
@@ -65,29 +70,34 @@ def _infer(call: relax.Call, _: relax.BlockBuilder) -> relax.TensorType:
 
 
 def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    x, centroids, inv_scale, score_bias = call.args
+    x, centroids, inv_scale, score_bias, pattern = call.args
     attrs = call.attrs
     layout, patches = str(attrs["layout"]), patches_of(NAME, x, attrs)
     search = search_of(NAME, attrs, int(attrs["zero_point"]))
     shape = [int(d) for d in call.ty.shape]
 
-    def rowwise(x, centroids, inv_scale, score_bias) -> te.Tensor:
+    def rowwise(x, centroids, inv_scale, score_bias, _) -> te.Tensor:
         rows = x if patches.is_conv else topi.reshape(x, patches.shape)
         codes = encode_rowwise(rows, centroids, inv_scale, score_bias, patches=patches, search=search)
         return codes if layout else topi.reshape(codes, shape)
 
-    def tiled(x, centroids, inv_scale, score_bias) -> te.Tensor:
-        isa = get_isa(layout)
+    def tiled(x, centroids, inv_scale, score_bias, pattern) -> te.Tensor:
+        isa, tiles, length = get_isa(layout), int(attrs["tiles"]), int(attrs["subvector_len"])
+        dot = isa.dot if search.encode_dtype == "int8" else FLOAT_DOT
+        windows = None
+        if int_tuple(attrs["image"]):
+            windows = Windows(patches, length, dot.depth, tiles * isa.table_read.rows)
         return encode_tiled(
-            x, centroids, inv_scale, score_bias, patches=patches, search=search, length=int(attrs["subvector_len"]),
-            num_codebooks=int(attrs["num_codebooks"]), tiles=int(attrs["tiles"]), read=isa.table_read,
-            dot=isa.dot if search.encode_dtype == "int8" else FLOAT_DOT,
+            x, centroids, inv_scale, score_bias, pattern, patches=patches, search=search, length=length,
+            num_codebooks=int(attrs["num_codebooks"]), tiles=tiles, windows=windows, read=isa.table_read, dot=dot,
+            span=isa.window.span if isa.window else 0,
         )  # fmt: skip
 
     kernel = {"": "oracle", "rowwise": "encode_rowwise"}.get(layout, "encode_tiled")
-    info = {"kind": kernel, "isa": layout, "encode_dtype": search.encode_dtype, "layer": str(attrs["layer"])}
-    args = [x, centroids, given(inv_scale), given(score_bias)]
+    info = {"kind": kernel, "isa": layout, "encode_dtype": search.encode_dtype, "layer": str(attrs["layer"]),
+            "windows": int(present(pattern))}  # fmt: skip
+    args = [x, centroids, given(inv_scale), given(score_bias), given(pattern)]
     return emit_kernel(bb, rowwise if layout in ("", "rowwise") else tiled, args, call.ty, "lut_encode", info)
 
 
-OP: tvm.ir.Op = register("encode", ["x", "centroids", "inv_scale", "score_bias"], _infer, _legalize, encode)
+OP: tvm.ir.Op = register("encode", ["x", "centroids", "inv_scale", "score_bias", "pattern"], _infer, _legalize, encode)

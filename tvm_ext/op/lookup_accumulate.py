@@ -106,7 +106,7 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
 
     kind = {"": "oracle", "rowwise": "lookup_gather"}.get(layout, "lookup_shuffle")
     info = {"kind": kind, "isa": layout, "feature_major": int(feature_major), "mult": int(present(call.args[4])),
-            "layer": str(attrs["layer"])}  # fmt: skip
+            "block": int(call.args[1].ty.shape[2]), "layer": str(attrs["layer"])}  # fmt: skip
     args = [*call.args[:3], *(given(a) for a in call.args[3:])]
     return emit_kernel(bb, gather if layout in ("", "rowwise") else shuffle, args, call.ty, "lut_lookup", info)
 

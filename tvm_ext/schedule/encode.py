@@ -9,7 +9,7 @@ from tvm.tirx import PrimFunc
 
 from tvm_ext.compute.encode import LANES
 from tvm_ext.schedule.base import blocks_of, extent, kernel_of
-from tvm_ext.tensor_intrin import Dot, get_isa
+from tvm_ext.tensor_intrin import Dot, Window, get_isa
 from tvm_ext.tensor_intrin.spec import FLOAT_DOT
 
 _MAX_UNROLL = 64
@@ -19,21 +19,19 @@ _MAX_UNROLL = 64
 class EncodeTiled(ScheduleRule):
     """Schedules PrimFuncs of kind ``encode_tiled``.
 
-    The quantized, zero-bordered plane of a conv is written first. Then, for every tile of codes: 16 rows of one
-    codebook's subvectors are collected (no im2col beyond that), scored against each centroid, and the best kept.
+    For every tile of codes, 16 rows of one codebook's subvectors are collected (no im2col beyond that), scored against
+    each centroid, and the best kept.
     """
 
     def apply(self, func: PrimFunc, target: Target, tunable: bool) -> s_tir.Schedule | None:
         kernel = kernel_of(func, "encode_tiled")
         if kernel is None:
             return None
-        dot = get_isa(str(kernel["isa"])).dot if str(kernel["encode_dtype"]) == "int8" else FLOAT_DOT
+        isa = get_isa(str(kernel["isa"]))
+        dot = isa.dot if str(kernel["encode_dtype"]) == "int8" else FLOAT_DOT
         sch = s_tir.Schedule(func)
         blocks = blocks_of(sch)
         codes, best, score, subvector = (blocks[f"lut_{n}"] for n in ("codes", "best", "score", "x"))
-        if "lut_plane" in blocks:
-            b, channel, *_ = sch.get_loops(blocks["lut_plane"])
-            sch.parallel(sch.fuse(b, channel))
         b, tile, group, *_ = sch.get_loops(codes)
         sch.parallel(sch.fuse(b, tile))
         sch.compute_at(best, group, preserve_unit_loops=True)
@@ -46,7 +44,7 @@ class EncodeTiled(ScheduleRule):
         sch.decompose_reduction(best, k)
         sch.unroll(k)
         _schedule_score(sch, score, dot)
-        _schedule_subvector(sch, subvector)
+        _schedule_subvector(sch, subvector, isa.window if int(kernel["windows"]) else None)
         return sch
 
 
@@ -70,9 +68,17 @@ def _schedule_score(sch: s_tir.Schedule, score, dot: Dot) -> None:
         sch.unroll(t)
 
 
-def _schedule_subvector(sch: s_tir.Schedule, subvector) -> None:
-    t, lane, i = sch.get_loops(subvector)[-3:]
-    sch.reorder(lane, t, i)
+def _schedule_subvector(sch: s_tir.Schedule, subvector, window: Window | None) -> None:
+    if window is None:
+        t, lane, i = sch.get_loops(subvector)[-3:]
+        sch.reorder(lane, t, i)
+        if extent(sch, t) * extent(sch, i) <= _MAX_UNROLL:
+            sch.unroll(t)
+        sch.unroll(i)
+        return
+    t, lane, i, _ = sch.get_loops(subvector)[-4:]
     if extent(sch, t) * extent(sch, i) <= _MAX_UNROLL:
         sch.unroll(t)
-    sch.unroll(i)
+    init = sch.decompose_reduction(subvector, lane)
+    sch.tensorize(lane, window.intrin)
+    sch.vectorize(sch.fuse(*sch.get_loops(init)[-2:]))

@@ -30,7 +30,7 @@ class LookupShuffle(ScheduleRule):
         acc, out, drain = blocks["lut_acc"], blocks["lut_out"], blocks.get("lut_drain")
         root = acc if drain is None else drain
         b, m, n, *reduce = sch.get_loops(root)
-        row_tiles, outs = _tile_shape(sch, extent(sch, n) // read.rows, extent(sch, m), read, tunable)
+        row_tiles, outs = _tile_shape(sch, extent(sch, n) // read.rows, int(kernel["block"]), read, tunable)
         no, nr, nt = sch.split(n, [None, row_tiles, read.rows])
         mo, mq = sch.split(m, [None, outs])
         sch.reorder(b, no, mo, *reduce[:1], mq, nr, nt, *reduce[1:])
@@ -43,19 +43,14 @@ class LookupShuffle(ScheduleRule):
         return sch
 
 
-def _tile_shape(sch: s_tir.Schedule, tiles: int, outputs: int, read: TableRead, tunable: bool) -> tuple[int, int]:
-    """(R, Q), divisors of the row tiles and the outputs whose accumulators fit the registers; sampled if `tunable`."""
-    pairs = [
-        (r, q)
-        for r in range(1, read.tiles + 1)
-        for q in range(1, read.tiles // r + 1)
-        if tiles % r == 0 and outputs % q == 0
-    ]
-    if tunable:
-        chosen = sch.sample_categorical(list(range(len(pairs))), [1 / len(pairs)] * len(pairs))
-        return pairs[int(sch.get(chosen))]
-    # loads per lookup are 1/R + 1/Q: large and square tiles; of equal ones, more outputs share a load of codes
-    return min(pairs, key=lambda p: (1 / min(p[0], 4) + 1 / min(p[1], 4), -p[1]))
+def _tile_shape(sch: s_tir.Schedule, tiles: int, block: int, read: TableRead, tunable: bool) -> tuple[int, int]:
+    """(R, Q): R divides the row tiles, Q the outputs that the table interleaves, R x Q accumulators fit; or sampled."""
+    if not tunable:
+        return largest_divisor(tiles, max(1, read.tiles // block)), block
+    pairs = [(r, q) for q in range(1, block + 1) if block % q == 0
+             for r in range(1, read.tiles // q + 1) if tiles % r == 0]  # fmt: skip
+    chosen = sch.sample_categorical(list(range(len(pairs))), [1 / len(pairs)] * len(pairs))
+    return pairs[int(sch.get(chosen))]
 
 
 def _schedule_drain(sch: s_tir.Schedule, drain, acc, chunk_loop, row_tiles: int, read: TableRead) -> None:

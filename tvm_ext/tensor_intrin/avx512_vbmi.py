@@ -6,8 +6,8 @@ from tvm import s_tir
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from tvm_ext.tensor_intrin.desc import dot_desc, table_read_desc
-from tvm_ext.tensor_intrin.spec import Dot, Isa, TableRead, llvm_intrinsic
+from tvm_ext.tensor_intrin.desc import dot_desc, table_read_desc, window_desc
+from tvm_ext.tensor_intrin.spec import Dot, Isa, TableRead, Window, llvm_intrinsic
 
 ISA = Isa(
     name="avx512_vbmi",
@@ -20,6 +20,7 @@ ISA = Isa(
         intrin_mult="lut_read_mult_vbmi",
     ),
     dot=Dot("lut_dot_vnni", rows=16, depth=4, x_dtype="uint8", c_dtype="int8"),
+    window=Window("lut_window_vbmi", span=64, rows=16, depth=4),
     manual="https://www.intel.com/content/www/us/en/docs/intrinsics-guide/index.html#text=vpermb",
 )  # fmt: skip
 
@@ -30,6 +31,7 @@ def register() -> None:
     s_tir.TensorIntrin.register(read.intrin, table_read_desc(read), _table_read())
     s_tir.TensorIntrin.register(read.intrin_mult, table_read_desc(read, mult=True), _table_read_mult())
     s_tir.TensorIntrin.register(ISA.dot.intrin, dot_desc(ISA.dot), _dot())
+    s_tir.TensorIntrin.register(ISA.window.intrin, window_desc(ISA.window), _window())
 
 
 def _table_read() -> PrimFunc:
@@ -103,5 +105,28 @@ def _dot() -> PrimFunc:
                 T.reinterpret("int8x64", x.vload([0, 0], "uint8x64")),
                 T.reinterpret("int8x64", centroid),
             )
+
+    return impl
+
+
+def _window() -> PrimFunc:
+    permute = llvm_intrinsic("llvm.x86.avx512.permvar.qi.512")
+
+    @T.prim_func(s_tir=True)
+    def impl(
+        pattern: T.Buffer((16, 4), "uint8", offset_factor=1),
+        source: T.Buffer((64,), "uint8", offset_factor=1),
+        out: T.Buffer((16, 4), "uint8", offset_factor=1),
+    ):
+        with T.sblock("root"):
+            T.reads(out[0:16, 0:4], pattern[0:16, 0:4], source[0:64])
+            T.writes(out[0:16, 0:4])
+            taken: T.let = T.call_llvm_pure_intrin(
+                "int8x64",
+                permute,
+                T.reinterpret("int8x64", source.vload([0], "uint8x64")),
+                T.reinterpret("int8x64", pattern.vload([0, 0], "uint8x64")),
+            )
+            out.vstore([0, 0], out.vload([0, 0], "uint8x64") + T.reinterpret("uint8x64", taken))
 
     return impl

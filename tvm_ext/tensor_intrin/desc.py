@@ -9,7 +9,7 @@ from __future__ import annotations
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from tvm_ext.tensor_intrin.spec import TABLE_ENTRIES, Dot, TableRead
+from tvm_ext.tensor_intrin.spec import TABLE_ENTRIES, Dot, TableRead, Window
 
 K = TABLE_ENTRIES
 
@@ -125,5 +125,26 @@ def dot_desc(dot: Dot) -> PrimFunc:
                 with T.sblock("dot"):
                     vn, vb = T.axis.remap("SR", [n, b])
                     acc[vn] = acc[vn] + T.cast(x[vn, vb], "int32") * T.cast(c[vb], "int32")
+
+    return desc
+
+
+def window_desc(window: Window) -> PrimFunc:
+    """``out[n, i] += window[pattern[n, i]]``, as a one-hot sum."""
+    rows, depth, span = window.rows, window.depth, window.span
+
+    @T.prim_func(s_tir=True)
+    def desc(
+        pattern: T.Buffer((rows, depth), "uint8", offset_factor=1),
+        source: T.Buffer((span,), "uint8", offset_factor=1),
+        out: T.Buffer((rows, depth), "uint8", offset_factor=1),
+    ):
+        with T.sblock("root"):
+            T.reads(out[0:rows, 0:depth], pattern[0:rows, 0:depth], source[0:span])
+            T.writes(out[0:rows, 0:depth])
+            for n, i, s in T.grid(rows, depth, span):
+                with T.sblock("collect"):
+                    vn, vi, vs = T.axis.remap("SSR", [n, i, s])
+                    out[vn, vi] = out[vn, vi] + T.Select(pattern[vn, vi] == T.cast(vs, "uint8"), source[vs], T.uint8(0))
 
     return desc

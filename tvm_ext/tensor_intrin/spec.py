@@ -87,6 +87,23 @@ class Dot:
     c_dtype: str
 
 
+@dataclass(frozen=True)
+class Window:
+    """How an ISA collects the inputs of 16 neighbouring positions of a conv: one load, one byte permutation.
+
+    Parameters
+    ----------
+    intrin : name of the tensor intrinsic.
+    span : bytes that the load covers; a window must fit in it.
+    rows, depth : positions, and bytes each of them takes; as the ISA's Dot has them.
+    """
+
+    intrin: str
+    span: int
+    rows: int
+    depth: int
+
+
 PLAIN_DOT = Dot(intrin="", rows=16, depth=1, x_dtype="int16", c_dtype="int16")
 FLOAT_DOT = Dot(intrin="", rows=16, depth=1, x_dtype="float32", c_dtype="float32")
 """Vector code of LLVM's own choice: widening multiply-adds, and fused multiply-adds for the float32 search."""
@@ -99,6 +116,7 @@ class Isa:
     Parameters
     ----------
     name : name of the ISA; also the `layout` attribute of packed lut ops.
+    window : how conv inputs are collected, or None for one element at a time.
     arch : "x86", "aarch64" or "" for any.
     requires : LLVM feature names, all needed.
     rank : the usable ISA with the highest rank is chosen.
@@ -112,6 +130,7 @@ class Isa:
     table_read: TableRead
     dot: Dot
     manual: str
+    window: Window | None = None
 
 
 def llvm_intrinsic(name: str) -> str:

@@ -13,7 +13,7 @@ ISA = Isa(
     arch="x86",
     requires=("ssse3",),
     rank=10,
-    table_read=TableRead("lut_read_ssse3", rows=16, group=2, acc_dtype="int16", order="unpack", tiles=4),
+    table_read=TableRead("lut_read_ssse3", rows=16, group=2, acc_dtype="int16", order="unpack", tiles=3),
     dot=Dot("lut_dot_ssse3", rows=4, depth=2, x_dtype="int16", c_dtype="int16"),
     manual="https://www.intel.com/content/www/us/en/docs/intrinsics-guide/index.html#text=pshufb",
 )

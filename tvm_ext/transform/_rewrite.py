@@ -19,9 +19,11 @@ LAYERS_ATTR = "lut_layer_rows"
 class CallRewriter(PyExprMutator):
     """Applies ``rewrite(rewriter, call)`` to every call, innermost first; None leaves the call alone."""
 
-    def __init__(self, mod: tvm.IRModule, rewrite: Callable, uses: Counter | None = None) -> None:
+    def __init__(self, mod: tvm.IRModule, rewrite: Callable) -> None:
         super().__init__(mod)
-        self.rewrite, self.uses = rewrite, uses or Counter()
+        self.rewrite = rewrite
+        self.uses: Counter = Counter()
+        self.memo: dict = {}  # for the rewrite to keep what holds within one function
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         call = self.visit_expr_post_order(call)
@@ -42,7 +44,7 @@ def rewrite_module(mod: tvm.IRModule, rewrite: Callable) -> tvm.IRModule:
     rewriter = CallRewriter(mod, rewrite)
     for gv, func in mod.functions_items():
         if isinstance(func, relax.Function):
-            rewriter.uses = count_uses(func)
+            rewriter.uses, rewriter.memo = count_uses(func), {}
             new = relax.analysis.remove_all_unused(rewriter.visit_expr(func))
             rewriter.builder_.update_func(gv, new)
     result = rewriter.builder_.get()
@@ -68,6 +70,12 @@ def count_uses(func: relax.Function) -> Counter:
 
     relax.analysis.post_order_visit(func, visit)
     return uses
+
+
+def has_static_shape(expr: relax.Expr) -> bool:
+    """Whether every dimension is known."""
+    shape = getattr(expr.ty, "shape", None)
+    return isinstance(shape, relax.ShapeExpr) and all(isinstance(d, tvm.tirx.IntImm) for d in shape.values)
 
 
 def is_constant(expr: relax.Expr) -> bool:

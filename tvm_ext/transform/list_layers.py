@@ -13,7 +13,7 @@ _FLOAT = (tvm.ir.Op.get("relax.nn.conv2d"), tvm.ir.Op.get("relax.matmul"))
 
 
 def list_layers(mod: tvm.IRModule) -> dict[str, bool]:
-    """Layer name -> whether it is a lut op (stored as a table), in the order of the model; unnamed calls are left out."""
+    """Layer name -> whether it is a lut op (stored as a table), in the order of the model, without unnamed calls."""
     layers: dict[str, bool] = {}
 
     def visit(expr: relax.Expr) -> None:

@@ -6,15 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm import relax
 from tvm.target import Target
 
 from tvm_ext.compute import pack
-from tvm_ext.op._register import int_tuple, present
+from tvm_ext.compute.windows import Windows, linear_slots
+from tvm_ext.op._register import int_tuple, optional, present
 from tvm_ext.op._search import patches_of
 from tvm_ext.op.encode import NAME as ENCODE_NAME
 from tvm_ext.op.encode import OP as ENCODE
 from tvm_ext.op.lookup_accumulate import OP as LOOKUP
+from tvm_ext.op.plane import plane
 from tvm_ext.target import best_isa
 from tvm_ext.tensor_intrin import TABLE_ENTRIES, Isa
 from tvm_ext.tensor_intrin.spec import FLOAT_DOT
@@ -30,10 +33,17 @@ class Choice:
 
     isa: Isa | None
     reason: str = ""
+    tile: pack.RegisterTile | None = None
+    codebooks: int = 0  # C with padding
 
     @property
     def layout(self) -> str:
         return "rowwise" if self.isa is None else self.isa.name
+
+    def tiles(self, rows: int) -> int:
+        """Row tiles that hold `rows` rows, rounded up to whole register tiles."""
+        block = self.tile.row_tiles
+        return -(-rows // (self.isa.table_read.rows * block)) * block
 
 
 @tvm.transform.module_pass(opt_level=0, name="PackLUTConstants")
@@ -58,9 +68,9 @@ class PackLUTConstants:
                 choice = _choose(encode, readers.get(codes, [call]), isa)
                 packed[codes] = choice, rewriter.builder_.emit(_pack_encode(rewriter, encode, choice))
             choice, packed_codes = packed[codes]
-            rows.append(_row(call, encode, choice))
+            rows.append(_row(call, encode, choice, f"layer_{len(rows)}"))
             flat = rewriter.builder_.emit(_pack_lookup(rewriter, call, encode, choice, packed_codes))
-            return relax.op.reshape(flat, call.ty.shape)
+            return flat if tvm_ffi.structural_equal(flat.ty, call.ty) else relax.op.reshape(flat, call.ty.shape)
 
         return add_layer_rows(rewrite_module(mod, rewrite), rows)
 
@@ -95,7 +105,10 @@ def _choose(encode: relax.Call, readers: list[relax.Call], isa: Isa) -> Choice:
             return Choice(None, f"{reader.args[1].ty.dtype} tables are not shuffled")
         if _has_mult(reader) and not isa.table_read.intrin_mult:
             return Choice(None, f"{isa.name} has no table read with codebook multipliers")
-    return Choice(isa)
+    read, outputs = isa.table_read, max(int(reader.args[2].ty.shape[0]) for reader in readers)
+    tiles = -(-patches.rows // read.rows)
+    codebooks = max(pack.padded_codebooks(array(reader.args[1]), read) for reader in readers)
+    return Choice(isa, tile=pack.register_tile(tiles, outputs, codebooks, read), codebooks=codebooks)
 
 
 def _has_mult(lookup: relax.Call) -> bool:
@@ -103,36 +116,65 @@ def _has_mult(lookup: relax.Call) -> bool:
 
 
 def _pack_encode(rewriter, encode: relax.Call, choice: Choice) -> relax.Call:
-    x, centroids, inv_scale, score_bias = encode.args
+    x, centroids, inv_scale, score_bias, _ = encode.args
     patches = patches_of(ENCODE_NAME, x, encode.attrs)
     if not patches.is_conv and len(x.ty.shape) != 2:
         x = rewriter.builder_.emit(relax.op.reshape(x, patches.shape))
     if choice.isa is None:
-        return with_args(encode, [x, centroids, inv_scale, score_bias], layout="rowwise")
-    read = choice.isa.table_read
+        return with_args(encode, [x, *encode.args[1:]], layout="rowwise")
     integer = str(encode.attrs["encode_dtype"]) == "int8"
     c, _, v = (int(d) for d in centroids.ty.shape)
+    dot, tiles = choice.isa.dot if integer else FLOAT_DOT, choice.tiles(patches.rows)
+    windows = None
+    if patches.is_conv and patches.whole_channels(v):
+        windows = Windows(patches, v, dot.depth, tiles * choice.isa.table_read.rows)
     cents, inv, bias, zero_point = pack.pack_search(
         array(centroids), array(inv_scale) if integer else None, array(score_bias) if integer else None,
-        read, choice.isa.dot if integer else FLOAT_DOT, bool(int(encode.attrs["input_signed"])),
+        choice.codebooks, dot, bool(int(encode.attrs["input_signed"])),
+        linear_slots(v, dot.depth) if windows is None else windows.slots(), patches.depth,
     )  # fmt: skip
-    args = [x, relax.const(cents), inv_scale if inv is None else relax.const(inv), relax.const(bias)]
+    image, pattern = (), None
+    if windows is not None:
+        image = patches.shape
+        pattern = _pattern(windows, choice.isa) if integer else None
+        x = rewriter.builder_.emit(
+            _plane(x, encode, windows, choice.isa, array(inv_scale) if integer else None, zero_point)
+        )
+        inv = None
+    constants = [None if a is None else relax.const(a) for a in (cents, inv, bias, pattern)]
     return with_args(
-        encode, args, layout=choice.layout, tiles=_tiles(patches.rows, choice), subvector_len=v, num_codebooks=c,
-        zero_point=zero_point,
+        encode, [x, *map(optional, constants)], layout=choice.layout, tiles=tiles, subvector_len=v, num_codebooks=c,
+        zero_point=zero_point, image=list(image),
     )  # fmt: skip
 
 
-def _tiles(rows: int, choice: Choice) -> int:
-    read = choice.isa.table_read
-    return pack.padded_tiles(-(-rows // read.rows), read)
+def _pattern(windows: Windows, isa: Isa) -> np.ndarray | None:
+    """The permutations of the ISA's windows, or None where it has none or they do not fit."""
+    if isa.window is None or not windows.fits(isa.window.span):
+        return None
+    return windows.pattern().astype(np.uint8)
+
+
+def _plane(
+    x, encode: relax.Call, windows: Windows, isa: Isa, inv_scale: np.ndarray | None, zero_point: int
+) -> relax.Call:
+    a, channels = encode.attrs, windows.patches.shape[1]
+    integer = inv_scale is not None
+    if integer:  # of the codebook that a channel belongs to
+        inv_scale = inv_scale[np.arange(channels) * windows.patches.taps // windows.length]
+    span = max(isa.window.span if isa.window else 0, windows.depth * windows.patches.dilations[1] + windows.pitch)
+    return plane(
+        x, None if inv_scale is None else relax.const(inv_scale), encode_dtype=str(a["encode_dtype"]),
+        input_signed=bool(int(a["input_signed"])), pads=windows.patches.pads, size=windows.plane_size(span),
+        dtype=isa.dot.x_dtype if integer else "float32", zero_point=zero_point, layer=str(a["layer"]),
+    )  # fmt: skip
 
 
 def _pack_lookup(rewriter, lookup: relax.Call, encode: relax.Call, choice: Choice, codes: relax.Var) -> relax.Call:
     _, table, scale, bias, mult, residual = lookup.args
     rows = patches_of(ENCODE_NAME, encode.args[0], encode.attrs).rows
     outputs = int(scale.ty.shape[0])
-    if present(residual):
+    if present(residual) and not (int(lookup.attrs["axis"]) == -1 and len(residual.ty.shape) == 2):
         batch = int(codes.ty.shape[0])
         shape = (batch, outputs, rows) if int(lookup.attrs["axis"]) == 1 else (rows, outputs)
         residual = rewriter.builder_.emit(relax.op.reshape(residual, shape))
@@ -140,21 +182,22 @@ def _pack_lookup(rewriter, lookup: relax.Call, encode: relax.Call, choice: Choic
         mult = relax.Tuple([])
     chunk = 0
     if choice.isa is not None:
-        read, value = choice.isa.table_read, array(table)
-        chunk, table = pack.drain_chunk(value, read), relax.const(pack.pack_table(value, read))
-        mult = relax.const(pack.pack_mult(array(mult), read)) if present(mult) else mult
+        read, value, codebooks = choice.isa.table_read, array(table), choice.codebooks
+        chunk = pack.drain_chunk(value, read, codebooks)
+        table = relax.const(pack.pack_table(value, read, codebooks, min(choice.tile.outputs, outputs)))
+        mult = relax.const(pack.pack_mult(array(mult), read, codebooks)) if present(mult) else mult
     return with_args(
         lookup, [codes, table, scale, bias, mult, residual], layout=choice.layout, rows=rows, chunk=chunk
     )  # fmt: skip
 
 
-def _row(lookup: relax.Call, encode: relax.Call, choice: Choice) -> dict:
+def _row(lookup: relax.Call, encode: relax.Call, choice: Choice, fallback: str) -> dict:
     """What reports say about a layer."""
     c, k, v = (int(d) for d in encode.args[1].ty.shape)
     table = lookup.args[1]
     size = int(np.prod([int(d) for d in table.ty.shape])) * np.dtype(str(table.ty.dtype)).itemsize
     return {
-        "name": str(lookup.attrs["layer"]),
+        "name": str(lookup.attrs["layer"]) or fallback,
         "op": "conv2d" if int_tuple(encode.attrs["kernel_shape"]) else "dense",
         "kind": "lut",
         "reason": choice.reason,

@@ -19,15 +19,13 @@ class ReuseCodes:
     """
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        seen: dict[tuple, relax.Var] = {}
-
         def rewrite(rewriter, call: relax.Call) -> relax.Expr | None:
             if call.op != ENCODE:
                 return None
             key = (_identity(call.args[0]), *(_identity(a) for a in call.args[1:]), _search_key(call))
-            if key not in seen:
-                seen[key] = rewriter.builder_.emit(call)
-            return seen[key]
+            if key not in rewriter.memo:
+                rewriter.memo[key] = rewriter.builder_.emit(call)
+            return rewriter.memo[key]
 
         # the builder leaves `codes = codes_of_another` aliases behind
         return relax.transform.CanonicalizeBindings()(rewrite_module(mod, rewrite))

@@ -9,7 +9,7 @@ from tvm import relax
 
 from tvm_ext import op as lut
 from tvm_ext.transform._from_weights import CodebookLike, Decisions, lut_arguments
-from tvm_ext.transform._rewrite import add_layer_rows, array, is_constant, layer_name, rewrite_module
+from tvm_ext.transform._rewrite import add_layer_rows, array, has_static_shape, is_constant, layer_name, rewrite_module
 
 _CONV2D = tvm.ir.Op.get("relax.nn.conv2d")
 
@@ -58,6 +58,8 @@ def _unfit(call: relax.Call) -> str:
     attrs = call.attrs
     if not is_constant(call.args[1]):
         return "weight is not a constant"
+    if not has_static_shape(call.args[0]):
+        return "the shape of its input is not fixed"
     if int(attrs.groups) != 1:
         depth = int(call.args[1].ty.shape[1])
         kind = "depthwise" if depth == 1 else "grouped"

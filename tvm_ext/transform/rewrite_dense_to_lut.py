@@ -10,7 +10,7 @@ from tvm import relax
 
 from tvm_ext import op as lut
 from tvm_ext.transform._from_weights import CodebookLike, Decisions, lut_arguments
-from tvm_ext.transform._rewrite import add_layer_rows, array, is_constant, layer_name, rewrite_module
+from tvm_ext.transform._rewrite import add_layer_rows, array, has_static_shape, is_constant, layer_name, rewrite_module
 
 _MATMUL = tvm.ir.Op.get("relax.matmul")
 _TRANSPOSE = tvm.ir.Op.get("relax.permute_dims")
@@ -36,7 +36,10 @@ class RewriteDenseToLUT:
             name = layer_name(call, f"matmul_{len(decisions.rows)}")
             weight = _constant_weight(rewriter, call.args[1])
             if weight is None:
-                return None  # a product of two activations is no layer
+                return None  # a product of two activations is no layer, nor is a constant times one
+            if not has_static_shape(call.args[0]):
+                decisions.keep_float(name, "the shape of its input is not fixed")
+                return None
             if str(call.ty.dtype) != "float32" or weight.ndim != 2:
                 decisions.keep_float(name, f"weight is {weight.dtype} with {weight.ndim} axes, not a float32 matrix")
                 return None

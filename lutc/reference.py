@@ -1,0 +1,71 @@
+"""What encode means, in plain numpy: the codes that every compiled kernel must give."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lutc.importers.lut_layer import LUTLayer
+
+_BLOCK = 1 << 22  # differences held at a time
+
+
+def codes(layer: LUTLayer, x: np.ndarray) -> np.ndarray:
+    """Codes uint8 of a layer's input: [..., C] of x [..., D], or [B, OH, OW, C] of x [B, Cin, H, W] for a conv.
+
+    With encode_dtype="float32" the closest centroid in float64; with "int8" the definition's integers, where
+    xq = clip(round_half_even(x * inv_scale)) is float32 arithmetic. The lowest index wins ties.
+    """
+    rows, lead = layer_rows(layer, x)
+    found = np.empty(rows.shape[:2], np.uint8)
+    for c in range(rows.shape[1]):
+        for start in range(0, len(rows), _chunk(layer)):
+            part = slice(start, start + _chunk(layer))
+            found[part, c] = _search(layer, c, rows[part, c])
+    return found.reshape(*lead, -1)
+
+
+def layer_rows(layer: LUTLayer, x: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+    """(subvectors float32 [N, C, V], the last one zero-padded, and the leading shape that N flattens)."""
+    centroids = layer.constants["centroids"]
+    assert centroids is not None
+    count, _, length = centroids.shape
+    rows = _patches(layer, x) if layer.geometry else np.asarray(x, np.float32)
+    flat = rows.reshape(-1, rows.shape[-1])
+    padded = np.zeros((len(flat), count * length), np.float32)
+    padded[:, : flat.shape[1]] = flat
+    return padded.reshape(-1, count, length), rows.shape[:-1]
+
+
+def distances(layer: LUTLayer, subvectors: np.ndarray, codebook: np.ndarray, code: np.ndarray) -> np.ndarray:
+    """|x - P|^2 in float64 for rows of subvectors [n, V], their codebook [n] and a code [n] each."""
+    centroids = layer.constants["centroids"]
+    assert centroids is not None
+    return ((subvectors.astype(np.float64) - centroids[codebook, code]) ** 2).sum(-1)
+
+
+def _search(layer: LUTLayer, c: int, rows: np.ndarray) -> np.ndarray:
+    centroids, inv_scale, score_bias = (layer.constants.get(n) for n in ("centroids", "inv_scale", "score_bias"))
+    assert centroids is not None
+    if inv_scale is None or score_bias is None:
+        return ((rows[:, None, :].astype(np.float64) - centroids[c].astype(np.float64)) ** 2).sum(-1).argmin(-1)
+    low, high = (-128, 127) if layer.input_signed else (0, 255)
+    xq = np.nan_to_num(np.clip(np.rint(rows * inv_scale[c]), low, high)).astype(np.int32)
+    score = xq @ centroids[c].astype(np.int32).T + score_bias[c]
+    return (score >> 4).argmax(-1)
+
+
+def _chunk(layer: LUTLayer) -> int:
+    centroids = layer.constants["centroids"]
+    assert centroids is not None
+    return max(_BLOCK // (centroids.shape[1] * centroids.shape[2]), 1)
+
+
+def _patches(layer: LUTLayer, x: np.ndarray) -> np.ndarray:
+    """[B, OH, OW, Cin*kh*kw], flattened channel first, then kernel row, then kernel column."""
+    (kh, kw), (sh, sw) = layer.geometry["kernel_shape"], layer.geometry["strides"]
+    (dh, dw), (top, left, bottom, right) = layer.geometry["dilations"], layer.geometry["pads"]
+    padded = np.pad(np.asarray(x, np.float32), ((0, 0), (0, 0), (top, bottom), (left, right)))
+    reach = (dh * (kh - 1) + 1, dw * (kw - 1) + 1)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=(2, 3))
+    windows = windows[:, :, ::sh, ::sw, ::dh, ::dw].transpose(0, 2, 3, 1, 4, 5)
+    return windows.reshape(*windows.shape[:3], -1)

@@ -1,0 +1,162 @@
+"""Does an artifact compute what its model says? Outputs against ONNX Runtime, codes against the definition."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lutc.artifact.manifest import Manifest
+from lutc.artifact.store import read_artifact
+from lutc.errors import InputError
+from lutc.importers.codebooks import Codebooks
+from lutc.inputs import random_inputs
+from lutc.verify.codes import MakeEncode, compare_codes, compiled_encode
+from lutc.verify.reference_model import ReferenceModel, find_reference
+from lutc.verify.report import VerifyReport, VerifyRow
+
+__all__ = ["VerifyReport", "VerifyRow", "verify"]
+
+TOLERANCE = 1e-4
+Feeds = dict[str, np.ndarray]
+
+
+def verify(
+    artifact: str | os.PathLike[str],
+    reference: str | os.PathLike[str] | None = None,
+    inputs: Mapping[str, np.ndarray] | None = None,
+    *,
+    codebooks: Codebooks | str | os.PathLike[str] | None = None,
+    samples: int = 8,
+    seed: int = 0,
+    per_layer: bool = True,
+    emulate: bool = False,
+    make_encode: MakeEncode | None = None,
+) -> VerifyReport:
+    """Run an artifact and its ONNX model on the same inputs and compare.
+
+    A run agrees when its largest error, over the output's largest magnitude, is at most 1e-4. A code that is nearly a
+    tie may fall either way, so runs may be apart, but no more of them, and at most twice as far, as the reference is
+    from itself when the inputs of its table layers are off by 3e-6. A layer passes when its kernel gives the code of
+    the definition (`lutc.reference`) for every subvector of its input in the reference; codes of a float search may
+    differ where two centroids are equally near to one part in 10^5.
+
+    Parameters
+    ----------
+    artifact : the artifact folder.
+    reference : the .onnx model; None looks for the one it was compiled from, beside it and in the working directory.
+    inputs : {input name: array}, of the model's shape or of several such along the first axis; None makes random ones.
+    codebooks : what the artifact was compiled with, where the reference is a float model.
+    samples : random inputs to make, in runs of the model's batch size.
+    per_layer : also compare the codes of every table layer; not with ``emulate``.
+    emulate : run an AArch64 artifact in the emulator.
+    make_encode : (layer, input shape) -> function from the layer's input to its codes; by default the kernel that the
+        compiler makes for the artifact's target.
+
+    Raises
+    ------
+    VerifyError : there is no reference, or it is not of this artifact.
+    InputError, ArtifactError, TargetError, ModelImportError : what was given cannot be used.
+    """
+    manifest = read_artifact(Path(artifact)).manifest
+    if isinstance(codebooks, (str, os.PathLike)):
+        codebooks = Codebooks.load(codebooks)
+    model = ReferenceModel(find_reference(artifact, manifest, reference), manifest, codebooks)
+    feeds = _runs(manifest, inputs, samples, seed)
+    got = _run_artifact(artifact, feeds, emulate)
+    expected = [model.run(feed) for feed in feeds]
+    moved = [run for feed in feeds for run in model.run_nudged(feed)]
+    rows = [_compare_output(spec.name, got, expected, moved) for spec in manifest.outputs]
+    remarks = []
+    if model.sha256 != manifest.source.sha256:
+        remarks.append("The reference is not the file that the artifact was compiled from.")
+    if per_layer and emulate:
+        remarks.append("Codes were not compared layer by layer: the kernels of this target do not run on this machine.")
+    elif per_layer:
+        make = make_encode or compiled_encode(_target(manifest))
+        for name, tensor in model.layer_inputs.items():
+            rows.append(compare_codes(model.layers[name], [run[tensor] for run in expected], make))
+    return VerifyReport(rows, str(artifact), model.path, len(feeds), remarks)
+
+
+def _target(manifest: Manifest) -> Mapping[str, Any]:
+    info = manifest.target
+    return {"kind": "llvm", "mtriple": info.triple, "mcpu": info.cpu, "mattr": list(info.attrs)}
+
+
+def _runs(manifest: Manifest, inputs: Mapping[str, np.ndarray] | None, samples: int, seed: int) -> list[Feeds]:
+    """The inputs cut into runs of the model's shape, or random ones."""
+    if inputs is None:
+        batch = next((spec.shape[0] for spec in manifest.inputs if spec.shape), 1)
+        return [random_inputs(manifest.inputs, seed + index) for index in range(-(-samples // batch))]
+    pieces = {spec.name: _cut(inputs, spec.name, spec.shape) for spec in manifest.inputs}
+    counts = {len(piece) for piece in pieces.values()}
+    if len(counts) > 1:
+        raise InputError(
+            "the inputs hold different numbers of runs",
+            where="inputs",
+            reason=", ".join(f"{name} {len(piece)}" for name, piece in pieces.items()),
+            fix="give as many samples of each input",
+        )
+    return [{name: piece[index] for name, piece in pieces.items()} for index in range(counts.pop())]
+
+
+def _cut(inputs: Mapping[str, np.ndarray], name: str, shape: Sequence[int]) -> list[np.ndarray]:
+    """Runs of the model's batch size; an array that cannot be cut is left for the run to complain about."""
+    if name not in inputs:
+        raise InputError(
+            f"missing input {name!r}",
+            where="inputs",
+            reason=f"given are {', '.join(map(str, inputs)) or 'none'}",
+            fix=f"add an array called {name!r}",
+        )
+    array = np.asarray(inputs[name])
+    cuttable = shape and array.ndim == len(shape) and list(array.shape[1:]) == list(shape[1:])
+    if not cuttable or len(array) % shape[0]:
+        return [array]
+    return np.split(array, len(array) // shape[0]) if len(array) else [array]
+
+
+def _run_artifact(artifact: str | os.PathLike[str], feeds: Sequence[Feeds], emulate: bool) -> list[Feeds]:
+    if emulate:
+        from lutc.runtime.emulated_session import EmulatedSession
+
+        return EmulatedSession(artifact).run_many(feeds)
+    from lutc.runtime.session import load
+
+    session = load(artifact)
+    return [session.run(feed) for feed in feeds]
+
+
+def _compare_output(name: str, got: Sequence[Feeds], expected: Sequence[Feeds], moved: Sequence[Feeds]) -> VerifyRow:
+    values, truth = (np.stack([run[name] for run in runs]).astype(np.float64) for runs in (got, expected))
+    scale = float(np.abs(np.where(np.isfinite(truth), truth, 0)).max(initial=0)) or 1.0
+    errors = [_largest(value, true) / scale for value, true in zip(values, truth, strict=True)]
+    per_run = len(moved) // len(expected)
+    noise = [_largest(run[name], truth[index // per_run]) / scale for index, run in enumerate(moved)]
+    unsettled = {index // per_run for index, size in enumerate(noise) if size > TOLERANCE}
+    apart = sum(error > TOLERANCE for error in errors)
+    tolerance = max(TOLERANCE, 2 * max(noise, default=0.0))
+    worst = max(errors, default=0.0)
+    return VerifyRow(
+        name,
+        "output",
+        values.size,
+        worst <= tolerance and apart <= len(unsettled),
+        max_abs_error=worst * scale,
+        max_rel_error=worst,
+        tolerance=tolerance if unsettled else TOLERANCE,
+        runs_apart=apart,
+        apart_allowed=len(unsettled),
+    )
+
+
+def _largest(values: np.ndarray, truth: np.ndarray) -> float:
+    """The largest difference; equal infinities and NaN in both are no difference, NaN in one is infinite."""
+    same = (values == truth) | (np.isnan(values) & np.isnan(truth))
+    with np.errstate(invalid="ignore"):
+        difference = np.where(same, 0.0, np.abs(values - truth))
+    return float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max(initial=0.0))

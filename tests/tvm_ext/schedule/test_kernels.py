@@ -1,0 +1,129 @@
+"""Compiled layers equal the numpy oracle: every ISA over odd shapes, searches, tables and epilogues."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.execute import execute, skip_unless_runnable
+from tests.tvm_ext.layers import Layer, check, check_codes, inputs_of, module_of
+from tests.tvm_ext.targets import TARGETS
+from tvm_ext import pipeline
+
+DENSE = [
+    Layer("one_row", (1, 12), 5),
+    Layer("three_rows", (3, 10), 1, search="s8"),
+    Layer("seventeen", (17, 10), 5, search="s8", codes=True),
+    Layer("outputs_12", (33, 20), 12),
+    Layer("outputs_33", (17, 20), 33),
+    Layer("outputs_1", (40, 12), 1),
+    Layer("k4", (17, 12), 5, centroids=4, codes=True),
+    Layer("k8_one_codebook", (5, 9), 5, length=9, centroids=8),
+    Layer("k32", (17, 12), 5, centroids=32, search="s8", codes=True),
+    Layer("k256", (6, 10), 7, centroids=256),
+    Layer("long_subvector", (17, 150), 5, length=75, search="s8"),
+    Layer("codes_u8", (35, 33), 11, length=3, table="identity"),
+    Layer("codes_s8", (35, 32), 11, length=3, table="identity", search="s8"),
+    Layer("codes_f32", (35, 32), 11, length=3, table="identity", search="f32", codes=True),
+    Layer("ties_u8", (64, 20), 5, table="identity", coarse=True),
+    Layer("ties_s8", (64, 19), 5, table="identity", coarse=True, search="s8"),
+    Layer("ties_k32", (64, 19), 5, coarse=True, search="s8", centroids=32),
+    Layer("dead_u8", (17, 12), 3, table="identity", dead=True),
+    Layer("dead_f32", (17, 12), 3, table="identity", dead=True, search="f32"),
+    Layer("float_k8", (17, 10), 5, centroids=8, search="f32"),
+    Layer("float_k32", (17, 10), 5, centroids=32, search="f32"),
+    Layer("float_table", (17, 12), 5, table="float32"),
+    Layer("float_table_f32", (17, 12), 33, table="float32", search="f32", affine=True),
+    Layer("mult", (33, 18), 5, mult=True),
+    Layer("mult_float_table", (17, 12), 5, mult=True, table="float32"),
+    Layer("mult_one_row", (1, 18), 5, mult=True, search="s8"),
+    Layer("affine", (17, 16), 8, affine=True),
+    Layer("relu", (17, 16), 8, relu=True),
+    Layer("residual", (17, 16), 9, residual=True, relu=True, affine=True),
+    Layer("residual_one_row", (1, 16), 9, residual=True, relu=True),
+    Layer("rank1", (12,), 5, codes=True),
+    Layer("rank3", (2, 9, 12), 7, codes=True),
+    Layer("rank3_residual", (3, 5, 10), 7, residual=True, relu=True, search="s8"),
+    Layer("drain", (17, 600), 5, length=1, table="extreme"),
+    Layer("drain_odd", (17, 607), 3, length=1, table="extreme", search="s8"),
+    Layer("drain_affine", (35, 600), 8, length=1, table="extreme", affine=True, relu=True, residual=True),
+]
+
+_SAME = (1, 1, 1, 1)
+CONV = [
+    Layer("c3x3", (1, 3, 7, 7), 5, length=9, kernel=(3, 3), pads=_SAME, codes=True),
+    Layer("c_stride", (1, 2, 9, 8), 12, length=9, kernel=(3, 3), pads=(0, 1, 2, 0), strides=(2, 2), search="s8"),
+    Layer("c_dilation", (1, 1, 9, 9), 5, length=9, kernel=(3, 3), pads=(2, 2, 2, 2), dilations=(2, 2)),
+    Layer("c_dilation_stride", (1, 3, 11, 10), 5, length=9, kernel=(3, 3), pads=(2, 1, 0, 3), dilations=(2, 1),
+          strides=(1, 2), search="s8", codes=True),
+    Layer("c1x1", (1, 6, 5, 5), 33, kernel=(1, 1)),
+    Layer("c1x1_stride", (1, 8, 7, 7), 5, kernel=(1, 1), strides=(2, 2), search="s8"),
+    Layer("c1x1_padded", (2, 8, 3, 3), 2, kernel=(1, 1), pads=_SAME, search="s8", table="identity"),
+    Layer("c_split", (1, 2, 5, 7), 5, length=5, kernel=(3, 3), pads=_SAME, codes=True),
+    Layer("c_split_s8", (1, 5, 6, 5), 9, length=5, kernel=(3, 3), pads=(1, 0, 0, 1), search="s8", table="identity"),
+    Layer("c_split_f32", (1, 2, 5, 7), 5, length=5, kernel=(3, 3), pads=_SAME, search="f32"),
+    Layer("c_two_channels", (1, 3, 6, 5), 2, length=18, kernel=(3, 3), pads=_SAME, search="s8", table="identity"),
+    Layer("c_two_channels_u8", (1, 5, 6, 5), 3, length=18, kernel=(3, 3), pads=_SAME, table="identity"),
+    Layer("c_two_channels_f32", (1, 3, 6, 5), 2, length=18, kernel=(3, 3), pads=_SAME, search="f32", table="identity"),
+    Layer("c_batch", (3, 3, 5, 5), 5, length=9, kernel=(3, 3), pads=_SAME),
+    Layer("c_batch_f32", (3, 3, 5, 5), 3, length=9, kernel=(3, 3), pads=_SAME, search="f32", table="identity",
+          codes=True),
+    Layer("c_1x3", (1, 4, 4, 9), 6, length=3, kernel=(1, 3), pads=(0, 1, 0, 1), strides=(1, 2)),
+    Layer("c_one_position", (1, 3, 3, 3), 5, length=9, kernel=(3, 3), search="s8"),
+    Layer("c_k4", (1, 3, 5, 5), 1, length=9, kernel=(3, 3), pads=_SAME, centroids=4),
+    Layer("c_k8_f32", (1, 3, 5, 5), 5, length=9, kernel=(3, 3), pads=_SAME, centroids=8, search="f32"),
+    Layer("c_k32", (2, 3, 5, 5), 5, length=9, kernel=(3, 3), pads=_SAME, centroids=32, codes=True),
+    Layer("c_k256", (1, 4, 3, 3), 5, length=4, kernel=(1, 1), centroids=256, search="s8"),
+    Layer("c_float_table", (2, 3, 5, 5), 5, length=9, kernel=(3, 3), pads=_SAME, table="float32", residual=True),
+    Layer("c_mult", (2, 5, 5, 5), 5, length=9, kernel=(3, 3), pads=_SAME, mult=True),
+    Layer("c_mult_relu", (1, 5, 5, 5), 5, length=9, kernel=(3, 3), pads=_SAME, mult=True, affine=True, relu=True),
+    Layer("c_residual", (3, 3, 5, 5), 8, length=9, kernel=(3, 3), pads=_SAME, affine=True, relu=True, residual=True),
+    Layer("c_ties", (1, 5, 8, 8), 5, length=9, kernel=(3, 3), pads=_SAME, coarse=True, table="identity"),
+    Layer("c_dead", (1, 3, 5, 5), 3, length=9, kernel=(3, 3), pads=_SAME, dead=True, table="identity", search="s8"),
+    Layer("c_drain", (2, 600, 3, 3), 5, length=1, kernel=(1, 1), table="extreme"),
+    Layer("c_drain_relu", (1, 600, 5, 4), 6, length=1, kernel=(1, 1), table="extreme", relu=True, residual=True),
+]  # fmt: skip
+GROUPS = {"dense": DENSE, "conv2d": CONV}
+
+
+def _run(group: str, isa: str) -> dict[str, np.ndarray]:
+    """Everything the layers of a group give on an ISA, from one compile: by name, codes as "NAME.codes"."""
+    layers, target = GROUPS[group], TARGETS[isa]
+    skip_unless_runnable(target)
+    built = pipeline.build(module_of(layers), target)
+    values = execute(built.executable, inputs_of(layers), target)
+    names = [layer.name for layer in layers] + [f"{layer.name}.codes" for layer in layers if layer.codes]
+    return dict(zip(names, values, strict=True))
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def dense(request: pytest.FixtureRequest) -> dict[str, np.ndarray]:
+    return _run("dense", request.param)
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def conv2d(request: pytest.FixtureRequest) -> dict[str, np.ndarray]:
+    return _run("conv2d", request.param)
+
+
+@pytest.mark.parametrize("layer", DENSE, ids=lambda layer: layer.name)
+def test_dense(layer: Layer, dense: dict[str, np.ndarray]) -> None:
+    check(layer, dense[layer.name])
+
+
+@pytest.mark.parametrize("layer", CONV, ids=lambda layer: layer.name)
+def test_conv2d(layer: Layer, conv2d: dict[str, np.ndarray]) -> None:
+    check(layer, conv2d[layer.name])
+
+
+def test_logical_codes_of_dense(dense: dict[str, np.ndarray]) -> None:
+    """Codes that no table read consumes come from the same search, in logical layout."""
+    for layer in DENSE:
+        if layer.codes:
+            check_codes(layer, dense[f"{layer.name}.codes"])
+
+
+def test_logical_codes_of_conv2d(conv2d: dict[str, np.ndarray]) -> None:
+    for layer in CONV:
+        if layer.codes:
+            check_codes(layer, conv2d[f"{layer.name}.codes"])

@@ -1,0 +1,125 @@
+"""Every registered intrinsic: the instruction sequence computes what its plain loops say, on random and edge bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from tvm import IRModule, relax, s_tir
+
+from tests.execute import execute, skip_unless_runnable
+from tests.tvm_ext.targets import TARGETS
+from tvm_ext.tensor_intrin import Dot, Isa, TableRead, get_isa, list_isas
+from tvm_ext.tensor_intrin.spec import llvm_intrinsic
+
+ISAS = [isa.name for isa in list_isas()]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Arguments of one call of an intrinsic; the last one is the accumulator, which it updates."""
+
+    intrin: str
+    arguments: tuple[np.ndarray, ...]
+    expected: np.ndarray
+
+
+def _values(style: int, shape: tuple[int, ...], dtype: str, low: int, high: int) -> np.ndarray:
+    """Style 0: all low; 1: all high; 2: low and high mixed; others: random in low..high."""
+    rng = np.random.default_rng(style)
+    edges = {0: [low], 1: [high], 2: [low, high]}
+    values = rng.choice(edges[style], shape) if style in edges else rng.integers(low, high + 1, shape)
+    return values.astype(dtype)
+
+
+def _read_case(read: TableRead, mult: bool, style: int) -> Case:
+    code = _values(style, read.code_shape, "uint8", 0, 15)
+    table = _values(5 - style, (read.group, 16), "int8", -128, 127)  # edge codes meet random tables, and the reverse
+    factor = _values(style, (read.group,), "uint8", 1, 127) if mult else np.ones(read.group, "uint8")
+    acc = _values(7, (read.rows,), read.acc_dtype, -20000, 20000)
+    expected = acc.astype("int64")
+    for row in range(read.rows):
+        for c in range(read.group):
+            expected[row] += int(factor[c]) * int(table[c, code[read.code_index(row, c)]])
+    arguments = (code, table[0] if read.order == "row" else table, *((factor,) if mult else ()), acc)
+    return Case(read.intrin_mult if mult else read.intrin, arguments, expected)
+
+
+def _dot_case(dot: Dot, style: int) -> Case:
+    low, high = {"uint8": (0, 255), "int8": (-128, 127), "int16": (-128, 255)}[dot.x_dtype]
+    x = _values(style, (dot.rows, dot.depth), dot.x_dtype, low, high)
+    c = _values(5 - style, (dot.depth,), dot.c_dtype, -128, 127)
+    acc = _values(7, (dot.rows,), "int32", -(2**30), 2**30)
+    return Case(dot.intrin, (x, c, acc), acc + x.astype("int64") @ c.astype("int64"))
+
+
+def _cases(isa: Isa) -> list[Case]:
+    cases = [_read_case(isa.table_read, False, style) for style in range(6)]
+    if isa.table_read.intrin_mult:
+        cases += [_read_case(isa.table_read, True, style) for style in range(6)]
+    if isa.dot.intrin:
+        cases += [_dot_case(isa.dot, style) for style in range(6)]
+    return cases
+
+
+def _module(cases: list[Case]) -> IRModule:
+    """main(arguments of every case, twice) -> (accumulator by the implementation, by the meaning) of every case."""
+    bb, funcs = relax.BlockBuilder(), {}
+    params = [
+        relax.Var(f"p{i}_{which}_{j}", relax.TensorType(a.shape, str(a.dtype)))
+        for i, case in enumerate(cases)
+        for which in ("impl", "desc")
+        for j, a in enumerate(case.arguments)
+    ]
+    with bb.function("main", params):
+        outputs, rest = [], list(params)
+        for case in cases:
+            intrin = s_tir.TensorIntrin.get(case.intrin)
+            for which in ("impl", "desc"):
+                symbol = f"{case.intrin}_{which}"
+                if symbol not in funcs:
+                    func = getattr(intrin, which).with_attr("tirx.noalias", True).without_attr("global_symbol")
+                    funcs[symbol] = bb.add_func(s_tir.renew_defs(func), symbol)
+                args, rest = rest[: len(case.arguments)], rest[len(case.arguments) :]
+                last = len(args) - 1
+                outputs.append(bb.emit(relax.op.call_tir_inplace(funcs[symbol], args, [last], args[last].ty)))
+        bb.emit_func_output(relax.Tuple(outputs))
+    return bb.get()
+
+
+@pytest.mark.parametrize("name", ISAS)
+def test_implementation_equals_meaning(name: str) -> None:
+    skip_unless_runnable(TARGETS[name])
+    cases = _cases(get_isa(name))
+    inputs = [a.copy() for case in cases for _ in range(2) for a in case.arguments]
+    results = execute(_module(cases), inputs, TARGETS[name])
+    for case, impl, desc in zip(cases, results[::2], results[1::2], strict=True):
+        np.testing.assert_array_equal(desc, case.expected, err_msg=case.intrin)
+        np.testing.assert_array_equal(impl, desc, err_msg=case.intrin)
+
+
+@pytest.mark.parametrize("name", ISAS)
+def test_code_index_and_position_are_inverse(name: str) -> None:
+    read = get_isa(name).table_read
+    seen = set()
+    for row in range(read.rows):
+        for codebook in range(read.group):
+            index = read.code_index(row, codebook)
+            assert all(0 <= i < extent for i, extent in zip(index, read.code_shape, strict=True))
+            assert read.code_position(*index) == (row, codebook)
+            seen.add(index)
+    assert len(seen) == int(np.prod(read.code_shape))
+
+
+def test_every_isa_has_a_test_target() -> None:
+    assert set(ISAS) == set(TARGETS)
+    assert ISAS[-1] == "generic", "the fallback must be the last choice"
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"no intrinsic 'llvm\.x86\.no\.such\.thing'"):
+        llvm_intrinsic("llvm.x86.no.such.thing")
+    assert llvm_intrinsic("llvm.x86.avx512.vpdpbusd.512") == "llvm.x86.avx512.vpdpbusd.512"
+    with pytest.raises(ValueError, match=r"no ISA named 'sse9'; there are .*generic"):
+        get_isa("sse9")

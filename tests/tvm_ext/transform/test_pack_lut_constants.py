@@ -1,0 +1,194 @@
+"""PackLUTConstants: which kernel each layer gets and the shapes its constants are packed to."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tvm
+from tvm import relax
+from tvm.target import Target
+
+from tests.tvm_ext.layers import Layer, module_of
+from tests.tvm_ext.targets import TARGETS
+from tests.tvm_ext.transform.codebook import module, tensor
+from tvm_ext import op
+from tvm_ext.tensor_intrin import get_isa
+from tvm_ext.transform import DecomposeLUT, FuseLUTEpilogue, PackLUTConstants, ReuseCodes, layer_rows
+
+_CONV = {"length": 9, "kernel": (3, 3), "pads": (1, 1, 1, 1)}
+
+
+def _packed(mod: tvm.IRModule, isa: str) -> tvm.IRModule:
+    passes = [DecomposeLUT(), ReuseCodes(), FuseLUTEpilogue(), PackLUTConstants(Target(TARGETS[isa]))]
+    after = tvm.transform.Sequential(passes)(mod)
+    relax.analysis.well_formed(after)
+    return after
+
+
+def _calls(mod: tvm.IRModule, name: str) -> list[relax.Call]:
+    found, wanted = [], tvm.ir.Op.get(f"relax.lut.{name}")
+    relax.analysis.post_order_visit(
+        mod["main"], lambda e: found.append(e) if isinstance(e, relax.Call) and e.op == wanted else None
+    )
+    return found
+
+
+def _shape(expr: relax.Expr) -> tuple[int, ...]:
+    return tuple(int(d) for d in expr.ty.shape)
+
+
+@pytest.mark.parametrize("isa", TARGETS)
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (Layer("k16", (17, 12), 5), ""),
+        (Layer("k4", (17, 12), 5, centroids=4), ""),
+        (Layer("float_search", (17, 12), 5, search="f32"), ""),
+        (Layer("four_rows", (4, 12), 5), ""),
+        (Layer("rank3", (2, 9, 12), 5), ""),
+        (Layer("conv", (1, 3, 5, 5), 5, **_CONV), ""),
+        (Layer("conv_one_position", (1, 3, 1, 1), 5, **_CONV), ""),
+        (Layer("k17", (17, 12), 5, centroids=17), "17 centroids do not fit a table register of 16"),
+        (Layer("k256", (1, 3, 5, 5), 5, centroids=256, **_CONV), "256 centroids do not fit a table register of 16"),
+        (Layer("three_rows", (3, 12), 5), "3 row(s): table rows are read directly"),
+        (Layer("one_row", (1, 1, 12), 5), "1 row(s): table rows are read directly"),
+        (Layer("float_table", (17, 12), 5, table="float32"), "float32 tables are not shuffled"),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_choice(layer: Layer, reason: str, isa: str) -> None:
+    after = _packed(module_of([layer]), isa)
+    (row,) = layer_rows(after)
+    size = layer.num_codebooks * layer.centroids * layer.outputs * (4 if layer.table == "float32" else 1)
+    assert row == {
+        "name": layer.name,
+        "op": "conv2d" if layer.kernel else "dense",
+        "kind": "lut",
+        "reason": reason,
+        "kernel": "row gather" if reason else f"shuffle {isa}",
+        "num_centroids": layer.centroids,
+        "subvector_len": layer.length,
+        "num_codebooks": layer.num_codebooks,
+        "outputs": layer.outputs,
+        "encode_dtype": "float32" if layer.search == "f32" else "int8",
+        "table_dtype": "float32" if layer.table == "float32" else "int8",
+        "table_bytes": size,
+    }
+    layout = "rowwise" if reason else isa
+    for call in (*_calls(after, "encode"), *_calls(after, "lookup_accumulate")):
+        assert str(call.attrs["layout"]) == layout
+
+
+@pytest.mark.parametrize("isa", TARGETS)
+def test_multipliers(isa: str) -> None:
+    read = get_isa(isa).table_read
+    after = _packed(module_of([Layer("m", (17, 18), 5, mult=True)]), isa)
+    (row,), (lookup,) = layer_rows(after), _calls(after, "lookup_accumulate")
+    if read.intrin_mult:
+        assert (row["kernel"], row["reason"]) == (f"shuffle {isa}", "")
+        assert _shape(lookup.args[4]) == (-(-5 // read.group), read.group)
+    else:
+        assert row["kernel"] == "row gather"
+        assert row["reason"] == f"{isa} has no table read with codebook multipliers"
+        assert _shape(lookup.args[4]) == (5,)
+
+
+@pytest.mark.parametrize("isa", ["avx2", "neon"])
+def test_multipliers_of_one_are_dropped(isa: str) -> None:
+    x, layer = tensor("x", 17, 12), Layer("m", (17, 12), 5)
+    constants = {k: relax.const(v) for k, v in layer.constants().items()}
+    call = op.dense(x, **constants, mult=relax.const(np.ones(3, "uint8")), **layer.attributes())
+    after = _packed(module([x], lambda bb: call), isa)
+    (row,), (lookup,) = layer_rows(after), _calls(after, "lookup_accumulate")
+    assert row["kernel"] == f"shuffle {isa}"
+    assert len(lookup.args[4].fields) == 0
+
+
+@pytest.mark.parametrize("isa", TARGETS)
+@pytest.mark.parametrize("search", ["u8", "s8", "f32"])
+def test_packed_shapes(isa: str, search: str) -> None:
+    layer = Layer("shapes", (40, 30), 9, length=6, centroids=12, search=search, affine=True)
+    after = _packed(module_of([layer]), isa)
+    (encode,), (lookup,) = _calls(after, "encode"), _calls(after, "lookup_accumulate")
+    read, dot = get_isa(isa).table_read, get_isa(isa).dot
+    groups, depth = -(-5 // read.group), 1 if search == "f32" else dot.depth
+    padded = groups * read.group
+    assert _shape(encode.args[1]) == (padded, 12, -(-6 // depth), depth)
+    assert str(encode.args[1].ty.dtype) == ("float32" if search == "f32" else dot.c_dtype)
+    assert _shape(encode.args[3]) == (padded, 12)
+    if search != "f32":
+        assert _shape(encode.args[2]) == (padded,)
+    tiles = int(encode.attrs["tiles"])
+    assert tiles * read.rows >= 40
+    assert _shape(encode) == (1, tiles, groups, *read.code_shape)
+    assert _shape(lookup.args[1]) == (12, groups, read.group, 16)  # 9 outputs rounded up
+    assert _shape(lookup.args[2]) == _shape(lookup.args[3]) == (9,)
+    assert _shape(lookup) == (40, 9)
+
+
+@pytest.mark.parametrize("isa", TARGETS)
+def test_int16_sums_are_drained_only_where_tables_need_it(isa: str) -> None:
+    def chunk(codebooks: int, table: str) -> int:
+        layer = Layer("drain", (16, codebooks), 4, length=1, table=table)
+        return int(_calls(_packed(module_of([layer]), isa), "lookup_accumulate")[0].attrs["chunk"])
+
+    read = get_isa(isa).table_read
+    assert chunk(256, "extreme") == 0  # 256 * 127 = 32512
+    if read.acc_dtype == "int32":
+        assert chunk(600, "extreme") == 0
+    else:
+        assert chunk(600, "extreme") in range(1, 32767 // (127 * read.group) + 1)
+        assert 600 // read.group % chunk(600, "extreme") == 0
+
+
+def test_readers_of_shared_codes_agree_on_a_kernel() -> None:
+    """One float32 table makes both readers take rows, since they share the codes."""
+    x = tensor("x", 17, 12)
+    first, second = Layer("a", (17, 12), 5), Layer("b", (17, 12), 5, table="float32")
+    centroids = {k: v for k, v in first.constants().items() if k in ("centroids", "inv_scale", "score_bias")}
+
+    def emit(bb: relax.BlockBuilder, tables: tuple[Layer, Layer]) -> relax.Expr:
+        ys = []
+        for layer in tables:
+            values = {**layer.constants(), **centroids}
+            call = op.dense(x, **{k: relax.const(v) for k, v in values.items()}, **layer.attributes(), layer=layer.name)
+            ys.append(bb.emit(call))
+        return relax.op.multiply(*ys)
+
+    mixed = _packed(module([x], lambda bb: emit(bb, (first, second))), "avx2")
+    assert len(_calls(mixed, "encode")) == 1
+    assert [row["kernel"] for row in layer_rows(mixed)] == ["row gather"] * 2
+    both = _packed(module([x], lambda bb: emit(bb, (first, Layer("c", (17, 12), 5)))), "avx2")
+    assert len(_calls(both, "encode")) == 1
+    assert [row["kernel"] for row in layer_rows(both)] == ["shuffle avx2"] * 2
+
+
+@pytest.mark.parametrize(
+    ("which", "reason"), [("centroids", "codebooks are not constant"), ("table", "the table is not constant")]
+)
+def test_values_from_outside_are_not_packed(which: str, reason: str) -> None:
+    layer = Layer("outside", (17, 12), 5)
+    values = layer.constants()
+    x, param = tensor("x", 17, 12), tensor(which, *values[which].shape, dtype=str(values[which].dtype))
+    args = {k: param if k == which else relax.const(v) for k, v in values.items()}
+    call = op.dense(x, **args, **layer.attributes(), layer="outside")
+    after = _packed(module([x, param], lambda bb: call), "avx512_vbmi")
+    (row,) = layer_rows(after)
+    assert (row["kernel"], row["reason"]) == ("row gather", reason)
+
+
+def test_result_keeps_its_type() -> None:
+    layer = Layer("rank3", (2, 9, 12), 7, residual=True)
+    before = module_of([layer])
+    after = _packed(before, "neon")
+    tvm.ir.assert_structural_equal(after["main"].ret_ty, before["main"].ret_ty)
+    (lookup,) = _calls(after, "lookup_accumulate")
+    assert _shape(lookup.args[5]) == (18, 7)
+
+
+def test_current_target_is_the_default() -> None:
+    mod = DecomposeLUT()(module_of([Layer("current", (17, 12), 5)]))
+    with Target(TARGETS["avx2"]):
+        assert layer_rows(PackLUTConstants()(mod))[0]["kernel"] == "shuffle avx2"
+    with pytest.raises(Exception, match=r"(?i)target"):
+        PackLUTConstants()(mod)

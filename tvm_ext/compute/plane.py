@@ -1,0 +1,75 @@
+"""The input of a conv with its zero border, quantized once for all the windows that read it."""
+
+from __future__ import annotations
+
+from tvm.script import tirx as T
+from tvm.tirx import PrimFunc
+
+from tvm_ext.compute.patches import Patches
+from tvm_ext.compute.search import Search
+
+_LANES = 16
+_CLEAR = 64
+
+
+def plane_kernel(patches: Patches, search: Search, size: int, dtype: str) -> PrimFunc:
+    """x float32 [B, C, H, W] (, inv_scale float32 [C]) -> plane `dtype` [B, C, size]; `size` is a multiple of 64.
+
+    int8 search: ``clip(round_half_even(x * inv_scale[channel])) + zero_point``, and the border is the zero point.
+    float32 search: x itself, and the border is 0. Whatever follows the last row is border too.
+    """
+    if search.encode_dtype == "float32":
+        return _copy(patches, size)
+    batch, channels, height, width = patches.shape
+    (top, left), pitch = patches.pads[:2], patches.plane_shape[3]
+    chunks, tail = width // _LANES, width % _LANES
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        x: T.Buffer((batch, channels, height, width), "float32"),
+        inv_scale: T.Buffer((channels,), "float32"),
+        plane: T.Buffer((batch, channels, size), dtype),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        with T.sblock("plane"):  # one block: some Relax passes ask what blocks a PrimFunc has
+            T.reads(x[0:batch, 0:channels, 0:height, 0:width])
+            T.writes(plane[0:batch, 0:channels, 0:size])
+            for image in T.parallel(batch * channels):
+                b: T.let = image // channels
+                c: T.let = image % channels
+                for p in T.serial(size // _CLEAR):
+                    plane[b, c, T.ramp(p * _CLEAR, 1, _CLEAR)] = T.broadcast(T.cast(search.zero_point, dtype), _CLEAR)
+                for h in T.serial(height):
+                    for w in T.serial(chunks):
+                        plane[b, c, T.ramp((h + top) * pitch + left + w * _LANES, 1, _LANES)] = search.quantize_vector(
+                            x[b, c, h, T.ramp(w * _LANES, 1, _LANES)], inv_scale[c], dtype, _LANES
+                        )
+                    for w in T.serial(tail):
+                        plane[b, c, (h + top) * pitch + left + chunks * _LANES + w] = search.quantize(
+                            x[b, c, h, chunks * _LANES + w], inv_scale[c], dtype
+                        )
+
+    return kernel
+
+
+def _copy(patches: Patches, size: int) -> PrimFunc:
+    batch, channels, height, width = patches.shape
+    (top, left), pitch = patches.pads[:2], patches.plane_shape[3]
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        x: T.Buffer((batch, channels, height, width), "float32"), plane: T.Buffer((batch, channels, size), "float32")
+    ):
+        T.func_attr({"tirx.noalias": True})
+        with T.sblock("plane"):  # one block: some Relax passes ask what blocks a PrimFunc has
+            T.reads(x[0:batch, 0:channels, 0:height, 0:width])
+            T.writes(plane[0:batch, 0:channels, 0:size])
+            for image in T.parallel(batch * channels):
+                b: T.let = image // channels
+                c: T.let = image % channels
+                for p in T.serial(size // _LANES):
+                    plane[b, c, T.ramp(p * _LANES, 1, _LANES)] = T.broadcast(T.float32(0), _LANES)
+                for h, w in T.grid(height, width):
+                    plane[b, c, (h + top) * pitch + left + w] = x[b, c, h, w]
+
+    return kernel

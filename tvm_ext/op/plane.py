@@ -1,0 +1,63 @@
+"""R.lut.plane: the zero-bordered, quantized input of a conv, which a packed encode reads windows of."""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax
+
+from tvm_ext.compute.kernel import call_kernel
+from tvm_ext.compute.plane import plane_kernel
+from tvm_ext.op._register import attributes, check, given, optional, present, register
+from tvm_ext.op._search import check_tensor, patches_of, search_of
+
+NAME = "lut.plane"
+
+
+def plane(
+    x: relax.Expr, inv_scale: relax.Expr | None = None,
+    *, encode_dtype: str, input_signed: bool, pads: tuple[int, ...], size: int, dtype: str, zero_point: int = 0,
+    layer: str = "",
+) -> relax.Call:  # fmt: skip
+    """Plane [B, C, size] of `dtype` from x float32 [B, C, H, W]; made by PackLUTConstants.
+
+    Parameters
+    ----------
+    inv_scale : float32 [C], one a channel; only with ``encode_dtype="int8"``.
+    pads : top, left, bottom, right; the border holds `zero_point`, or 0 for float32.
+    size : elements of a channel's plane, at least its bordered rows; a multiple of 64.
+
+    Raises
+    ------
+    ValueError : by type inference, for shapes or dtypes that do not fit.
+    """
+    attrs = attributes(
+        encoder="l2", encode_dtype=encode_dtype, input_signed=bool(input_signed), kernel_shape=(1, 1), strides=(1, 1),
+        dilations=(1, 1), pads=tuple(pads), size=size, dtype=dtype, zero_point=zero_point, layer=layer,
+    )  # fmt: skip
+    return relax.Call(OP, [x, optional(inv_scale)], attrs)
+
+
+def _infer(call: relax.Call, _: relax.BlockBuilder) -> relax.TensorType:
+    x, inv_scale = call.args
+    attrs = call.attrs
+    patches, search, size = patches_of(NAME, x, attrs), search_of(NAME, attrs), int(attrs["size"])
+    batch, channels, height, width = patches.plane_shape
+    check(size % 64 == 0 and size >= height * width, NAME, f"size {size} does not hold {height} x {width} elements")
+    check(present(inv_scale) == (search.encode_dtype == "int8"), NAME, "inv_scale is for int8 encode, and needed there")
+    if present(inv_scale):
+        check_tensor(NAME, "inv_scale", inv_scale, (channels,), "float32")
+    return relax.TensorType([batch, channels, size], str(attrs["dtype"]))
+
+
+def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    x, inv_scale = call.args
+    attrs = call.attrs
+    search = search_of(NAME, attrs, int(attrs["zero_point"]))
+    kernel = plane_kernel(patches_of(NAME, x, attrs), search, int(attrs["size"]), str(attrs["dtype"]))
+    info = {"kind": "plane", "layer": str(attrs["layer"])}
+    return call_kernel(
+        bb, kernel.with_attr("tirx.is_scheduled", True), [x, given(inv_scale)], call.ty, "lut_plane", info
+    )
+
+
+OP: tvm.ir.Op = register("plane", ["x", "inv_scale"], _infer, _legalize, plane)
