@@ -88,7 +88,7 @@ def _compile(folder: Path, target: str, label: str, console: Console) -> Artifac
     console.print(f"\n$ lutc compile digits_lut.onnx --target={target} -o digits-{label}.lutc", highlight=False)
 
     def progress(phase: str, message: str, seconds: float) -> None:
-        console.print(f"  {phase:<10}{message:<64}{seconds:5.1f} s", highlight=False)
+        console.print(f"  {phase:<10}{message:<60}{seconds:5.1f} s", highlight=False)
 
     return compile(
         folder / "digits_lut.onnx", target, output=folder / f"digits-{label}.lutc", overwrite=True, progress=progress

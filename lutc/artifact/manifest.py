@@ -1,5 +1,8 @@
 """``manifest.json``: everything known about an artifact without running it."""
 
+# pyright: reportGeneralTypeIssues=false
+# (msgspec's stub names a class argument `dict`, which pyright then takes for the type)
+
 from __future__ import annotations
 
 from typing import Literal

@@ -24,6 +24,7 @@ from lutc.cli.options import (
 @artifact_argument
 @click.option("-r", "--reference", type=PATH, metavar="MODEL",
               help="Model to compare with.  [default: the one it was compiled from]")  # fmt: skip
+@click.option("--codebooks", type=PATH, metavar="FILE", help="Codebooks a float MODEL was compiled with.")
 @input_option
 @click.option("--samples", type=click.IntRange(1), default=8, metavar="N",
               help="Random inputs when no --input is given.  [default: 8]")  # fmt: skip
@@ -35,6 +36,7 @@ from lutc.cli.options import (
 def verify_command(
     artifact: Path,
     reference: Path | None,
+    codebooks: Path | None,
     input_path: Path | None,
     samples: int,
     seed: int,
@@ -54,6 +56,8 @@ def verify_command(
     manifest = read_artifact(artifact, check=False).manifest
     if reference is not None:
         check_file(reference, (".onnx", ".pt2"), what="the reference")
+    if codebooks is not None:
+        check_file(codebooks, (".safetensors",), what="the codebook file")
     if input_path is not None:
         check_input_file(input_path)
     check_json_path(json_path)
@@ -63,7 +67,8 @@ def verify_command(
     from lutc.verify import verify
 
     report = verify(
-        artifact, reference, inputs, samples=samples, seed=seed, per_layer=per_layer, emulate=emulate
+        artifact, reference, inputs, codebooks=codebooks, samples=samples, seed=seed, per_layer=per_layer,
+        emulate=emulate,
     )  # fmt: skip
     show_report(report, json_path)
     return EXIT_OK if report.passed else EXIT_CHECK_FAILED

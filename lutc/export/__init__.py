@@ -1,7 +1,19 @@
-"""Trained torch models -> files the compiler reads."""
+"""Trained torch models -> files the compiler reads. Torch is only loaded with `export_model`."""
 
 from __future__ import annotations
 
-from lutc.export.export_model import export_model
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lutc.export.export_model import export_model
 
 __all__ = ["export_model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "export_model":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lutc.export.export_model import export_model
+
+    globals()[name] = export_model  # importing the module of that name has put the module here
+    return export_model

@@ -93,7 +93,10 @@ def encode_tiled(
     if pattern is not None:
         subvector = _collect(x, pattern, windows, real, length, span, shape)
     else:
-        fetch = _fetcher(x, inv_scale, patches, windows, search, length, dot, real)
+        if windows is None:
+            fetch = _direct(x, inv_scale, patches, search, length, dot, real)
+        else:
+            fetch = _from_plane(x, windows, real)
         subvector = te.compute(
             shape, lambda b, c, block, t, lane, i: fetch(b, block * LANES + lane, c, t, i), name="lut_x"
         )
@@ -132,26 +135,33 @@ def _collect(plane, pattern, windows: Windows, real: Callable, length: int, span
     return te.compute(shape, element, name="lut_x")
 
 
-def _fetcher(x, inv_scale, patches, windows: Windows | None, search: Search, length: int, dot: Dot, real) -> Callable:
+def _from_plane(plane, windows: Windows, real: Callable) -> Callable:
     """fetch(b, n, c, t, i): slot i of step t of a subvector, one element at a time."""
+    last = tirx.const(windows.length - 1, "int32")
 
-    def from_plane(b, n, c, t, i):
+    def fetch(b, n, c, t, i):
         # padding slots meet zero centroids, so they may read any element that is there
         if windows.aligned:
             channel, start = windows.origin(t)
             at = windows.offset(n) + start + i * windows.patches.dilations[1]
         else:
-            channel, at = windows.element(n, tirx.min(t * dot.depth + i, tirx.const(length - 1, "int32")))
-        return x[b, windows.channel(real(c), channel), at]
+            channel, at = windows.element(n, tirx.min(t * windows.depth + i, last))
+        return plane[b, windows.channel(real(c), channel), at]
 
-    def direct(b, n, c, t, i):
+    return fetch
+
+
+def _direct(x, inv_scale, patches: Patches, search: Search, length: int, dot: Dot, real: Callable) -> Callable:
+    """The same from x itself, quantized at each reading."""
+
+    def fetch(b, n, c, t, i):
         v, row = t * dot.depth + i, tirx.min(n, tirx.const(patches.rows - 1, "int32"))
         value = patches.element(x, b, row, real(c) * length + v)
         if search.encode_dtype == "int8":
             value = search.quantize(value, inv_scale[real(c)], dot.x_dtype)
         return value if length % dot.depth == 0 else tirx.if_then_else(v < length, value, tirx.const(0, dot.x_dtype))
 
-    return direct if windows is None else from_plane
+    return fetch
 
 
 def _best(score, score_bias, k, integer: bool, shape: tuple[int, ...]) -> te.Tensor:

@@ -28,7 +28,7 @@ def build_table(centroids: np.ndarray, weight: np.ndarray, table_dtype: str) -> 
     if table_dtype == "float32":
         return table.astype(np.float32), np.ones(outputs, np.float32)
     scale = (np.abs(table).max(axis=(0, 1)) / 127).astype(np.float32)
-    scale[scale == 0] = 1
+    scale[scale <= 1e-30 / 127] = 1  # dead columns
     return np.clip(np.rint(table / scale), -127, 127).astype(np.int8), scale
 
 
@@ -50,7 +50,7 @@ def register_tile(tiles: int, outputs: int, codebooks: int, read: TableRead) -> 
     def cost(tile: RegisterTile) -> tuple[float, float]:
         row_blocks, blocks = -(-tiles // tile.row_tiles), -(-outputs // tile.outputs)
         lookups = row_blocks * tile.row_tiles * read.rows * blocks * tile.outputs * codebooks
-        compute = lookups * (1 + 0.2 * (1 / tile.row_tiles + 1 / tile.outputs))
+        compute = lookups * (1 + 0.3 * (1 / tile.row_tiles + 1 / tile.outputs))
         table_bytes = codebooks * TABLE_ENTRIES * outputs
         stream = row_blocks * table_bytes * _STREAM if table_bytes > _CACHE_BYTES else 0
         return max(compute, stream), compute

@@ -15,14 +15,14 @@ class Patches:
     """
 
     shape: tuple[int, ...]
-    kernel: tuple[int, int] | None = None
+    kernel: tuple[int, int] = (1, 1)
     strides: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilations: tuple[int, int] = (1, 1)
 
     @property
     def is_conv(self) -> bool:
-        return self.kernel is not None
+        return len(self.shape) == 4
 
     @property
     def batch(self) -> int:
@@ -32,7 +32,7 @@ class Patches:
     @property
     def taps(self) -> int:
         """Elements of a patch that one channel gives."""
-        return self.kernel[0] * self.kernel[1] if self.kernel else 1
+        return self.kernel[0] * self.kernel[1]
 
     @property
     def depth(self) -> int:

@@ -59,7 +59,7 @@ def static_shape(expr: relax.Expr, op: str, argument: str) -> tuple[int, ...]:
     """The shape of a tensor argument as ints; raises ValueError naming `op` and `argument` if it is not static."""
     ty = expr.ty
     shape = getattr(ty, "shape", None)
-    if not isinstance(ty, relax.TensorType) or not isinstance(shape, relax.ShapeExpr):
+    if shape is None or not isinstance(ty, relax.TensorType) or not isinstance(shape, relax.ShapeExpr):
         raise ValueError(f"{op}: {argument} must be a tensor of known shape, got {ty}")
     try:
         return tuple(int(dim) for dim in shape.values)

@@ -58,7 +58,8 @@ def _schedule_score(sch: s_tir.Schedule, score, dot: Dot) -> None:
         sch.tensorize(rows, dot.intrin)
         sch.unroll(outer)
         outer, rows = sch.get_loops(init)[-2:]
-        sch.unroll(outer), sch.vectorize(rows)
+        sch.unroll(outer)
+        sch.vectorize(rows)
     else:
         sch.reorder(t, i, lane)
         sch.vectorize(lane)

@@ -62,7 +62,9 @@ def _schedule_drain(sch: s_tir.Schedule, drain, acc, chunk_loop, row_tiles: int,
     sch.compute_at(acc, chunk_loop, preserve_unit_loops=True)
     init = sch.decompose_reduction(drain, chunk_loop)
     q, r, t = sch.get_loops(init)[-3:]
-    sch.unroll(q), sch.unroll(r), sch.vectorize(t)
+    sch.unroll(q)
+    sch.unroll(r)
+    sch.vectorize(t)
     *_, m, n, c, g, k = sch.get_loops(acc)
     ar, at = sch.split(n, [row_tiles, read.rows])
     sch.reorder(c, m, ar, at, g, k)
@@ -74,10 +76,13 @@ def _tensorize(sch: s_tir.Schedule, acc, read: TableRead, intrin: str) -> None:
     if read.group == 1:
         sch.reorder(g, mq, nr, nt, k)  # the intrinsic's meaning has no loop over a single codebook
     init = sch.decompose_reduction(acc, c)
-    sch.unroll(mq), sch.unroll(nr)
+    sch.unroll(mq)
+    sch.unroll(nr)
     sch.tensorize(nt, intrin)
     q, r, t = sch.get_loops(init)[-3:]
-    sch.unroll(q), sch.unroll(r), sch.vectorize(t)
+    sch.unroll(q)
+    sch.unroll(r)
+    sch.vectorize(t)
 
 
 def _schedule_epilogue(sch: s_tir.Schedule, out, row_tiles: int, read: TableRead, feature_major: bool) -> None:

@@ -9,6 +9,7 @@ from tvm.tirx import PrimFunc
 from tvm_ext.tensor_intrin.desc import dot_desc, table_read_desc, window_desc
 from tvm_ext.tensor_intrin.spec import Dot, Isa, TableRead, Window, llvm_intrinsic
 
+_WINDOW = Window("lut_window_vbmi", span=64, rows=16, depth=4)
 ISA = Isa(
     name="avx512_vbmi",
     arch="x86",
@@ -20,7 +21,7 @@ ISA = Isa(
         intrin_mult="lut_read_mult_vbmi",
     ),
     dot=Dot("lut_dot_vnni", rows=16, depth=4, x_dtype="uint8", c_dtype="int8"),
-    window=Window("lut_window_vbmi", span=64, rows=16, depth=4),
+    window=_WINDOW,
     manual="https://www.intel.com/content/www/us/en/docs/intrinsics-guide/index.html#text=vpermb",
 )  # fmt: skip
 
@@ -31,7 +32,7 @@ def register() -> None:
     s_tir.TensorIntrin.register(read.intrin, table_read_desc(read), _table_read())
     s_tir.TensorIntrin.register(read.intrin_mult, table_read_desc(read, mult=True), _table_read_mult())
     s_tir.TensorIntrin.register(ISA.dot.intrin, dot_desc(ISA.dot), _dot())
-    s_tir.TensorIntrin.register(ISA.window.intrin, window_desc(ISA.window), _window())
+    s_tir.TensorIntrin.register(_WINDOW.intrin, window_desc(_WINDOW), _window())
 
 
 def _table_read() -> PrimFunc:

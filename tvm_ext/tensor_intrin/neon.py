@@ -14,7 +14,7 @@ ISA = Isa(
     arch="aarch64",
     requires=("neon",),
     rank=10,
-    table_read=TableRead("lut_read_neon", rows=16, group=1, acc_dtype="int16", order="row", tiles=8),
+    table_read=TableRead("lut_read_neon", rows=16, group=1, acc_dtype="int16", order="row", tiles=6),
     dot=PLAIN_DOT,  # int16 products into int32 lanes: LLVM selects smlal, smlal2
     manual="https://developer.arm.com/architectures/instruction-sets/intrinsics/vqtbl1q_s8",
 )

@@ -31,12 +31,22 @@ class CallRewriter(PyExprMutator):
         return call if new is None else new
 
     def producer(self, expr: relax.Expr, op: tvm.ir.Op, *, only_use: bool = False) -> relax.Call | None:
-        """The call of `op` that `expr` is, or is bound to; with `only_use`, only if nothing else reads it."""
-        if isinstance(expr, relax.Var):
-            if only_use and self.uses[expr] > 1:
+        """The call of `op` that `expr` is, or is bound to, also as an item of a tuple made in place.
+
+        With `only_use`, only if nothing else reads it.
+        """
+        while not isinstance(expr, relax.Call):
+            if isinstance(expr, relax.Var):
+                if only_use and self.uses[expr] > 1:
+                    return None
+                expr = self.lookup_binding(expr)
+            elif isinstance(expr, relax.TupleGetItem):
+                items = expr.tuple_value
+                items = self.lookup_binding(items) if isinstance(items, relax.Var) else items
+                expr = items.fields[expr.index] if isinstance(items, relax.Tuple) else None
+            else:
                 return None
-            expr = self.lookup_binding(expr)
-        return expr if isinstance(expr, relax.Call) and expr.op == op else None
+        return expr if expr.op == op else None
 
 
 def rewrite_module(mod: tvm.IRModule, rewrite: Callable) -> tvm.IRModule:
@@ -75,7 +85,11 @@ def count_uses(func: relax.Function) -> Counter:
 def has_static_shape(expr: relax.Expr) -> bool:
     """Whether every dimension is known."""
     shape = getattr(expr.ty, "shape", None)
-    return isinstance(shape, relax.ShapeExpr) and all(isinstance(d, tvm.tirx.IntImm) for d in shape.values)
+    return (
+        shape is not None
+        and isinstance(shape, relax.ShapeExpr)
+        and all(isinstance(d, tvm.tirx.IntImm) for d in shape.values)
+    )
 
 
 def is_constant(expr: relax.Expr) -> bool:

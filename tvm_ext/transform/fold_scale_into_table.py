@@ -28,8 +28,7 @@ class FoldScaleIntoTable:
                 return _fold_batch_norm(rewriter, call)
             return _fold_arithmetic(rewriter, call)
 
-        # a folded batch norm leaves a tuple and its item behind, which would hide the table read from later passes
-        return relax.transform.CanonicalizeBindings()(rewrite_module(mod, rewrite))
+        return rewrite_module(mod, rewrite)
 
 
 def _fold_arithmetic(rewriter, call: relax.Call) -> relax.Expr | None:

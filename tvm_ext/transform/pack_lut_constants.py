@@ -28,22 +28,38 @@ MIN_ROWS = 4
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The kernel of one encode and its readers: an ISA, or None for the row-wise kernels and why."""
+class Rowwise:
+    """The kernels that read table rows at each code, and why they were chosen."""
 
-    isa: Isa | None
-    reason: str = ""
-    tile: pack.RegisterTile | None = None
-    codebooks: int = 0  # C with padding
+    reason: str
+    layout = "rowwise"
+    kernel = "row gather"
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """The kernels of an ISA: its register tile, and C with padding."""
+
+    isa: Isa
+    tile: pack.RegisterTile
+    codebooks: int
+    reason = ""
 
     @property
     def layout(self) -> str:
-        return "rowwise" if self.isa is None else self.isa.name
+        return self.isa.name
+
+    @property
+    def kernel(self) -> str:
+        return f"shuffle {self.isa.name}"
 
     def tiles(self, rows: int) -> int:
         """Row tiles that hold `rows` rows, rounded up to whole register tiles."""
         block = self.tile.row_tiles
         return -(-rows // (self.isa.table_read.rows * block)) * block
+
+
+Choice = Rowwise | Shuffle
 
 
 @tvm.transform.module_pass(opt_level=0, name="PackLUTConstants")
@@ -91,24 +107,24 @@ def _readers(mod: tvm.IRModule) -> dict[relax.Var, list[relax.Call]]:
 
 def _choose(encode: relax.Call, readers: list[relax.Call], isa: Isa) -> Choice:
     if not all(is_constant(a) for a in encode.args[1:] if present(a)):
-        return Choice(None, "codebooks are not constant")
+        return Rowwise("codebooks are not constant")
     num_centroids = int(encode.args[1].ty.shape[1])
     if num_centroids > TABLE_ENTRIES:
-        return Choice(None, f"{num_centroids} centroids do not fit a table register of {TABLE_ENTRIES}")
+        return Rowwise(f"{num_centroids} centroids do not fit a table register of {TABLE_ENTRIES}")
     patches = patches_of(ENCODE_NAME, encode.args[0], encode.attrs)
     if not patches.is_conv and patches.rows < MIN_ROWS:
-        return Choice(None, f"{patches.rows} row(s): table rows are read directly")
+        return Rowwise(f"{patches.rows} row(s): table rows are read directly")
     for reader in readers:
         if not is_constant(reader.args[1]):
-            return Choice(None, "the table is not constant")
+            return Rowwise("the table is not constant")
         if str(reader.args[1].ty.dtype) != "int8":
-            return Choice(None, f"{reader.args[1].ty.dtype} tables are not shuffled")
+            return Rowwise(f"{reader.args[1].ty.dtype} tables are not shuffled")
         if _has_mult(reader) and not isa.table_read.intrin_mult:
-            return Choice(None, f"{isa.name} has no table read with codebook multipliers")
+            return Rowwise(f"{isa.name} has no table read with codebook multipliers")
     read, outputs = isa.table_read, max(int(reader.args[2].ty.shape[0]) for reader in readers)
     tiles = -(-patches.rows // read.rows)
     codebooks = max(pack.padded_codebooks(array(reader.args[1]), read) for reader in readers)
-    return Choice(isa, tile=pack.register_tile(tiles, outputs, codebooks, read), codebooks=codebooks)
+    return Shuffle(isa, pack.register_tile(tiles, outputs, codebooks, read), codebooks)
 
 
 def _has_mult(lookup: relax.Call) -> bool:
@@ -120,7 +136,7 @@ def _pack_encode(rewriter, encode: relax.Call, choice: Choice) -> relax.Call:
     patches = patches_of(ENCODE_NAME, x, encode.attrs)
     if not patches.is_conv and len(x.ty.shape) != 2:
         x = rewriter.builder_.emit(relax.op.reshape(x, patches.shape))
-    if choice.isa is None:
+    if isinstance(choice, Rowwise):
         return with_args(encode, [x, *encode.args[1:]], layout="rowwise")
     integer = str(encode.attrs["encode_dtype"]) == "int8"
     c, _, v = (int(d) for d in centroids.ty.shape)
@@ -181,7 +197,7 @@ def _pack_lookup(rewriter, lookup: relax.Call, encode: relax.Call, choice: Choic
     if not _has_mult(lookup):
         mult = relax.Tuple([])
     chunk = 0
-    if choice.isa is not None:
+    if isinstance(choice, Shuffle):
         read, value, codebooks = choice.isa.table_read, array(table), choice.codebooks
         chunk = pack.drain_chunk(value, read, codebooks)
         table = relax.const(pack.pack_table(value, read, codebooks, min(choice.tile.outputs, outputs)))
@@ -201,7 +217,7 @@ def _row(lookup: relax.Call, encode: relax.Call, choice: Choice, fallback: str) 
         "op": "conv2d" if int_tuple(encode.attrs["kernel_shape"]) else "dense",
         "kind": "lut",
         "reason": choice.reason,
-        "kernel": "row gather" if choice.isa is None else f"shuffle {choice.isa.name}",
+        "kernel": choice.kernel,
         "num_centroids": k,
         "subvector_len": v,
         "num_codebooks": c,

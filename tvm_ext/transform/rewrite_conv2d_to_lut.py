@@ -59,7 +59,7 @@ def _unfit(call: relax.Call) -> str:
     if not is_constant(call.args[1]):
         return "weight is not a constant"
     if not has_static_shape(call.args[0]):
-        return "the shape of its input is not fixed"
+        return "the shape of its input is not static"
     if int(attrs.groups) != 1:
         depth = int(call.args[1].ty.shape[1])
         kind = "depthwise" if depth == 1 else "grouped"

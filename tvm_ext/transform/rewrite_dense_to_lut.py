@@ -38,7 +38,7 @@ class RewriteDenseToLUT:
             if weight is None:
                 return None  # a product of two activations is no layer, nor is a constant times one
             if not has_static_shape(call.args[0]):
-                decisions.keep_float(name, "the shape of its input is not fixed")
+                decisions.keep_float(name, "the shape of its input is not static")
                 return None
             if str(call.ty.dtype) != "float32" or weight.ndim != 2:
                 decisions.keep_float(name, f"weight is {weight.dtype} with {weight.ndim} axes, not a float32 matrix")

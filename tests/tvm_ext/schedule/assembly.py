@@ -27,7 +27,8 @@ class Loop:
 
 
 def stack_access(line: str) -> bool:
-    return bool(re.search(r"\(%r[sb]p[),]|\[(sp|x29)[],]", line))
+    """Through the stack or frame pointer; %rbp with an index is an ordinary pointer of a function without a frame."""
+    return bool(re.search(r"\(%rsp[),]|-\d+\(%rbp\)|\[(sp|x29)[],]", line))
 
 
 def kernel_lines(asm: str, symbol: str) -> list[str]:

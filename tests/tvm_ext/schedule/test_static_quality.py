@@ -60,7 +60,7 @@ def test_inner_loop_of_the_table_read(name: str, layer: str) -> None:
     loop = busiest(innermost_loops(kernel_lines(_assembly(name), f"lut_lookup_{layer}")), shuffle)
     found = loop.mnemonics
     reads = found[shuffle]
-    assert reads >= 8, "the tile must reuse what it loads"
+    assert reads >= 6, "the tile must reuse what it loads"
     assert {m: found[m] for m in mix} == {m: count * reads for m, count in mix.items()}
     rest = set(found) - set(mix)
     assert rest <= _LOADS | _CONTROL
