@@ -84,7 +84,6 @@ def compile(
     chosen_linker = find_linker(goal, linker)
     trace = _Trace(progress or _log_progress, _instruments(dump_ir, time_passes))
 
-    _let_interrupts_through()
     imported = _import(model, codebooks, input_shapes, trace)
     folder = Path(output) if output is not None else Path(f"{_stem(imported)}-{goal.name}.lutc")
     check_output(folder, overwrite=overwrite)
@@ -96,13 +95,6 @@ def compile(
     for name, seconds in _pass_times(trace.instruments):
         trace.progress("pass", name, seconds)
     return artifact
-
-
-def _let_interrupts_through() -> None:
-    """Ctrl-C in a Python function that TVM calls would else come back as a RuntimeError without a text."""
-    import tvm_ffi
-
-    tvm_ffi.register_error("KeyboardInterrupt", KeyboardInterrupt)
 
 
 def _check_options(emit: Sequence[str], database: object) -> None:
@@ -188,7 +180,8 @@ def _keep_float_error(pattern: str, tables: list[str], names: list[str]) -> Lowe
 
 def _check_rows(rows: list[dict], model: Model) -> None:
     """Raise for every codebook that does not fit its layer, all in one message."""
-    bad = [row for row in rows if row["kind"] == "error"]
+    order = {name: index for index, name in enumerate(model.nodes)}
+    bad = sorted((row for row in rows if row["kind"] == "error"), key=lambda row: order.get(row["name"], len(order)))
     if bad:
         names = ", ".join(f'"{row["name"]}"' for row in bad)
         where = "; ".join(model.nodes.get(row["name"], row["name"]) for row in bad)

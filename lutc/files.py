@@ -47,6 +47,9 @@ def check_writable(path: str | Path, error: type[LutcError], *, overwrite: bool 
     """The path of a file that can be written: its folder exists, and it is no folder itself. Raises `error`."""
     path = Path(path)
     message = f"cannot write {path.name}"
+    if path.parent.exists() and not path.parent.is_dir():
+        reason = f"{path.parent} is a file, not a folder"
+        raise error(message, where=str(path), reason=reason, fix="choose another --output")
     if not path.parent.is_dir():
         fix = f"mkdir -p {path.parent}"
         raise error(message, where=str(path), reason=f"the folder {path.parent} does not exist", fix=fix)

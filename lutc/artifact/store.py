@@ -52,6 +52,8 @@ class Artifact:
 def check_output(output: str | Path, *, overwrite: bool = False) -> Path:
     """The output path, after a check that an artifact can be written there. Raises ArtifactError."""
     path = Path(os.path.abspath(output))
+    if path.parent.exists() and not path.parent.is_dir():
+        raise _write_error(output, f"{path.parent} is a file, not a folder", "choose another --output")
     if not path.parent.is_dir():
         raise _write_error(output, f"the folder {path.parent} does not exist", f"mkdir -p {path.parent}")
     if path.is_symlink() or path.exists():
@@ -87,7 +89,7 @@ def write_artifact(output: str | Path, manifest: Manifest, payload: Payload, *, 
     """
     path = check_output(output, overwrite=overwrite)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name[:64]}.", dir=path.parent) as scratch:
+        with _scratch_beside(path, output) as scratch:
             folder = Path(scratch) / "new"
             folder.mkdir()
             _fill(folder, payload)
@@ -100,6 +102,15 @@ def write_artifact(output: str | Path, manifest: Manifest, payload: Payload, *, 
             raise _write_error(output, str(error.strerror), "free space, or choose another --output") from error
         raise
     return Artifact(path, complete)
+
+
+def _scratch_beside(path: Path, output: str | Path) -> tempfile.TemporaryDirectory[str]:
+    """A temporary folder in the output's own, so that a rename suffices. Raises ArtifactError."""
+    try:
+        return tempfile.TemporaryDirectory(prefix=f".{path.name[:64]}.", dir=path.parent)
+    except OSError as error:
+        reason = f"cannot make a folder in {path.parent}: {error.strerror}"
+        raise _write_error(output, reason, "choose another --output") from error
 
 
 def _fill(folder: Path, payload: Payload) -> None:

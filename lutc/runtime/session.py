@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lutc.artifact.store import Artifact, read_artifact
-from lutc.errors import ArtifactError, InputError
+from lutc.errors import ArtifactError, InputError, TargetError
 from lutc.runtime.inputs import check_inputs
 from lutc.runtime.threads import leave_threads_unbound, use_threads
 from lutc.targets import check_runs_here
@@ -44,7 +44,10 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Session
             "the number of threads must be positive", where="threads", reason=f"given {threads}", fix="give 1 or more"
         )
     artifact = read_artifact(Path(path))
-    check_runs_here(artifact.manifest.target)
+    try:
+        check_runs_here(artifact.manifest.target)
+    except TargetError as error:
+        raise TargetError(error.message, where=str(path), reason=error.reason, fix=error.fix) from error
     return Session(artifact, threads)
 
 
