@@ -98,5 +98,7 @@ def _unpack(codes: np.ndarray, layout: str, positions: int, num_codebooks: int) 
     rows = np.empty((batch, tiles, read.rows, groups, read.group), np.uint8)
     for index in np.ndindex(*read.code_shape):
         row, codebook = read.code_position(*index)
-        rows[:, :, row, :, codebook] = codes[(slice(None), slice(None), slice(None), *index)]
+        rows[:, :, row, :, codebook] = (
+            codes[(slice(None), slice(None), slice(None), *index)] - codebook * read.code_offset
+        )
     return rows.reshape(batch, tiles * read.rows, -1)[:, :positions, :num_codebooks]

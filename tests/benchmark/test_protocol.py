@@ -29,3 +29,27 @@ def test_pinned_is_undone() -> None:
         assert os.sched_getaffinity(0) == set(cpus) == {max(before)}
         raise KeyboardInterrupt
     assert os.sched_getaffinity(0) == before
+
+
+def test_short_calls_are_timed_together() -> None:
+    """At least 1 ms a sample: many calls of something that takes next to nothing, and their mean."""
+    count = 0
+
+    def call() -> None:
+        nonlocal count
+        count += 1
+
+    timing = time_in_turns({"nothing": call}, repeat=2, least_us=1000)["nothing"]
+    assert timing.runs == 2 and count > 200 and timing.min_us < 100
+
+
+def test_clock_is_a_clock() -> None:
+    from lutc.benchmark.clock import CLOCK_CYCLES, clock_call, nominal_ghz
+
+    pytest.importorskip("tvm")
+    clock = clock_call()
+    if clock is None:
+        assert nominal_ghz() is None or 0.1 < nominal_ghz() < 10
+        return
+    ghz = CLOCK_CYCLES / time_in_turns({"": clock}, repeat=20)[""].min_us / 1e3
+    assert 0.3 < ghz < 8  # a chain that was folded would be far above, one that LLVM lengthened far below

@@ -18,6 +18,7 @@ from lutc.targets import host_target
 from tests import oracle
 from tests.cli.console import run_lutc
 from tests.cli.models import save_annotated_model
+from tests.signals import take_interrupts
 
 pytest.importorskip("tvm")
 
@@ -88,7 +89,9 @@ def test_bench(capsys) -> None:
 def test_interrupted_compile_leaves_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lutc.cli.main", "compile", str(Path("model.onnx").resolve()), "-o", "net.lutc"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=take_interrupts
+    ) as process:
         assert process.stderr is not None
         first = process.stderr.readline()
         process.send_signal(signal.SIGINT)

@@ -18,6 +18,7 @@ from lutc.artifact.store import read_artifact
 from lutc.config import LUTConfig
 from tests.cli.models import save_annotated_model
 from tests.end_to_end import networks
+from tests.signals import take_interrupts
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def _interrupted_after(phase: str, folder: Path, *arguments: str, wait: float = 
     environment = {**os.environ, "TMPDIR": str(folder / "tmp")}
     command = [sys.executable, "-m", "lutc.cli.main", "compile", "net.onnx", *arguments]
     with subprocess.Popen(
-        command, cwd=folder, env=environment, text=True, start_new_session=True,
+        command, cwd=folder, env=environment, text=True, start_new_session=True, preexec_fn=take_interrupts,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
         assert process.stderr is not None

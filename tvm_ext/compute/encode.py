@@ -116,7 +116,7 @@ def encode_tiled(
         winner = best[b, group * read.group + codebook, tile * read.rows + row]
         if integer:
             winner = tirx.const(LANES - 1, "int32") - (winner & (LANES - 1))
-        return winner.astype("uint8")
+        return (winner + codebook * read.code_offset).astype("uint8")
 
     return te.compute((batch, tiles, groups, *read.code_shape), packed, name="lut_codes")
 

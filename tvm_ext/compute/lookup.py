@@ -54,13 +54,14 @@ def lookup_gather(
 
 def lookup_shuffle(
     codes, table, table_scale, bias, mult, residual,
-    *, read: TableRead, rows: int, outputs: int, chunk: int, activation: str, feature_major: bool,
+    *, read: TableRead, rows: int, outputs: int, chunk: int, activation: str, feature_major: bool, transpose: bool,
 ) -> te.Tensor:  # fmt: skip
     """The packed one-hot form.
 
     codes uint8 [B, tiles, groups, *read.code_shape]; table int8 [blocks, groups, outputs a block, G, 16]; mult uint8
-    [groups, G].
-    `chunk`: groups that an accumulator of `read.acc_dtype` may sum before it is drained to int32; 0 for all of them.
+    [groups, G]. `chunk`: groups that an accumulator of `read.acc_dtype` may sum before it is drained to int32; 0 for
+    all of them. Row-major results with `transpose` are scaled feature-major first, tile by tile ("lut_scaled"), and then
+    transposed ("lut_rows").
     """
     batch, tiles, groups = (int(d) for d in codes.shape[:3])
     block = int(table.shape[2])
@@ -77,7 +78,8 @@ def lookup_shuffle(
         value = table[m // block, group, m % block, g, k].astype(dtype)
         if mult is not None:
             value = mult[group, g].astype(dtype) * value
-        return tirx.Select(code == k.astype("uint8"), value, tirx.const(0, dtype))
+        entry_code = (k + g * read.code_offset).astype("uint8") if read.code_offset else k.astype("uint8")
+        return tirx.Select(code == entry_code, value, tirx.const(0, dtype))
 
     size = (batch, padded, tiles * read.rows)
     if chunks == 1:
@@ -91,6 +93,26 @@ def lookup_shuffle(
         p = te.reduce_axis((0, chunks), "p")
         acc = te.compute(size, lambda b, m, n: te.sum(part[b, p, m, n].astype("int32"), axis=p), name="lut_drain")
     shape = (batch, outputs, rows) if feature_major else (rows, outputs)
+    if transpose:
+        return _transposed_epilogue(acc, table_scale, bias, residual, activation, shape)
     return _epilogue(
         lambda b, n, m: acc[b, m, n], table_scale, bias, residual, activation, feature_major, shape
     )  # fmt: skip
+
+
+def _transposed_epilogue(acc, table_scale, bias, residual, activation: str, shape: tuple[int, ...]) -> te.Tensor:
+    """Row-major results of feature-major sums, acc [1, M, padded N]."""
+    _, outputs, rows = (int(d) for d in acc.shape)
+
+    def scale(m, n):
+        y = acc[0, m, n].astype("float32") * table_scale[m]
+        return y if bias is None else y + bias[m]
+
+    scaled = te.compute((outputs, rows), scale, name="lut_scaled")
+    turned = te.compute((rows, outputs), lambda n, m: scaled[m, n], name="lut_rows")
+
+    def finish(n, m):
+        y = turned[n, m] if residual is None else turned[n, m] + residual[n, m]
+        return tirx.max(y, tirx.const(0, "float32")) if activation == "relu" else y
+
+    return te.compute(shape, finish, name="lut_out")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tvm_ext.tensor_intrin import TABLE_ENTRIES, Dot, TableRead
+from tvm_ext.tensor_intrin import TABLE_ENTRIES, Dot, Isa, TableRead
 
 _INT16_MAX = 32767
 _DRAIN_STRETCH = 32
@@ -40,11 +40,17 @@ class RegisterTile:
     outputs: int
 
 
-def register_tile(tiles: int, outputs: int, codebooks: int, read: TableRead) -> RegisterTile:
+def transpose_lanes(outputs: int, isa: Isa) -> int:
+    """Side of the tiles in which row-major results are transposed, or 0 where none divides the outputs."""
+    return next((lanes for lanes in (16, 8, 4) if lanes <= isa.float_lanes and outputs % lanes == 0), 0)
+
+
+def register_tile(tiles: int, outputs: int, codebooks: int, read: TableRead, lanes: int = 0) -> RegisterTile:
     """The tile that reads a table of `codebooks` x 16 x `outputs` for `tiles` row tiles in the least estimated time.
 
-    Rows and outputs are padded to whole tiles. A lookup costs its instructions and a share of the loads of codes and
-    table rows; a table beyond the cache is streamed once for every block of rows.
+    Rows and outputs are padded to whole tiles; with `lanes`, the tile's outputs divide it. A lookup costs its
+    instructions and a share of the loads of codes and table rows; a table beyond the cache is streamed once for every
+    block of rows.
     """
 
     def cost(tile: RegisterTile) -> tuple[float, float]:
@@ -56,7 +62,7 @@ def register_tile(tiles: int, outputs: int, codebooks: int, read: TableRead) -> 
         return max(compute, stream), compute
 
     candidates = [RegisterTile(r, q) for r in range(1, read.tiles + 1) for q in range(1, read.tiles // r + 1)]
-    return min(candidates, key=cost)
+    return min((tile for tile in candidates if not lanes or lanes % tile.outputs == 0), key=cost)
 
 
 def padded_codebooks(table: np.ndarray, read: TableRead) -> int:

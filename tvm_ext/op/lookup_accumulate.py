@@ -7,6 +7,7 @@ from tvm import relax, te, topi
 
 from tvm_ext.compute.kernel import emit_kernel
 from tvm_ext.compute.lookup import ACTIVATIONS, lookup_gather, lookup_shuffle
+from tvm_ext.compute.pack import transpose_lanes
 from tvm_ext.op._register import attributes, check, dtype_of, given, optional, present, register, static_shape
 from tvm_ext.op._search import check_tensor
 from tvm_ext.tensor_intrin import get_isa
@@ -102,11 +103,15 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         return lookup_shuffle(
             codes, table, table_scale, bias, mult, residual, read=get_isa(layout).table_read, rows=int(attrs["rows"]),
             outputs=shape[1], chunk=int(attrs["chunk"]), activation=activation, feature_major=feature_major,
+            transpose=lanes > 0,
         )  # fmt: skip
 
+    lanes = 0
+    if layout not in ("", "rowwise") and not feature_major:
+        lanes = transpose_lanes(shape[1], get_isa(layout))
     kind = {"": "oracle", "rowwise": "lookup_gather"}.get(layout, "lookup_shuffle")
     info = {"kind": kind, "isa": layout, "feature_major": int(feature_major), "mult": int(present(call.args[4])),
-            "block": int(call.args[1].ty.shape[2]), "layer": str(attrs["layer"])}  # fmt: skip
+            "block": int(call.args[1].ty.shape[2]), "transpose": lanes, "layer": str(attrs["layer"])}  # fmt: skip
     args = [*call.args[:3], *(given(a) for a in call.args[3:])]
     return emit_kernel(bb, gather if layout in ("", "rowwise") else shuffle, args, call.ty, "lut_lookup", info)
 

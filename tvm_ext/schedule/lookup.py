@@ -9,8 +9,10 @@ from tvm.tirx import PrimFunc
 
 from tvm_ext.schedule.base import blocks_of, extent, kernel_of, largest_divisor
 from tvm_ext.tensor_intrin import TableRead, get_isa
+from tvm_ext.tensor_intrin.transpose import transpose_intrin
 
 _EPILOGUE_LANES = 16
+_RUN = 32
 
 
 class LookupShuffle(ScheduleRule):
@@ -27,20 +29,44 @@ class LookupShuffle(ScheduleRule):
         read = get_isa(str(kernel["isa"])).table_read
         sch = s_tir.Schedule(func)
         blocks = blocks_of(sch)
-        acc, out, drain = blocks["lut_acc"], blocks["lut_out"], blocks.get("lut_drain")
+        acc, out, drain, lanes = blocks["lut_acc"], blocks["lut_out"], blocks.get("lut_drain"), int(kernel["transpose"])
         root = acc if drain is None else drain
         b, m, n, *reduce = sch.get_loops(root)
         row_tiles, outs = _tile_shape(sch, extent(sch, n) // read.rows, int(kernel["block"]), read, tunable)
         no, nr, nt = sch.split(n, [None, row_tiles, read.rows])
-        mo, mq = sch.split(m, [None, outs])
-        sch.reorder(b, no, mo, *reduce[:1], mq, nr, nt, *reduce[1:])
+        wide = _run_length(extent(sch, m), lanes) if lanes else outs
+        mg, mo, mq = sch.split(m, [None, wide // outs, outs])
+        sch.reorder(b, no, mg, mo, *reduce[:1], mq, nr, nt, *reduce[1:])
         sch.parallel(sch.fuse(b, no))
         if drain is not None:
             _schedule_drain(sch, drain, acc, reduce[0], row_tiles, read)
-        sch.reverse_compute_at(out, mo, preserve_unit_loops=True)
+        if lanes:
+            _schedule_transpose(sch, blocks, mg, mo, lanes)
+        else:
+            sch.reverse_compute_at(out, mo, preserve_unit_loops=True)
+            _schedule_epilogue(sch, out, row_tiles, read, bool(int(kernel["feature_major"])))
         _tensorize(sch, acc, read, read.intrin_mult if int(kernel["mult"]) else read.intrin)
-        _schedule_epilogue(sch, out, row_tiles, read, bool(int(kernel["feature_major"])))
         return sch
+
+
+def _run_length(outputs: int, lanes: int) -> int:
+    """Outputs transposed together: whole tiles of `lanes`, as long a run of a row as stays in the first cache."""
+    return lanes * largest_divisor(outputs // lanes, max(1, _RUN // lanes))
+
+
+def _schedule_transpose(sch: s_tir.Schedule, blocks: dict, mg, mo, lanes: int) -> None:
+    """Scaled sums go to a tile in the first cache, are transposed there, and leave it row by row."""
+    scaled, turned, out = blocks["lut_scaled"], blocks["lut_rows"], blocks["lut_out"]
+    sch.reverse_compute_at(scaled, mo, preserve_unit_loops=True)
+    sch.reverse_compute_at(turned, mg, preserve_unit_loops=True)
+    sch.reverse_compute_at(out, mg, preserve_unit_loops=True)
+    sch.vectorize(sch.split(sch.get_loops(scaled)[-1], [None, _EPILOGUE_LANES])[1])
+    n, m = sch.get_loops(turned)[-2:]
+    no, ni = sch.split(n, [None, lanes])
+    mo2, mi = sch.split(m, [None, lanes])
+    sch.reorder(no, mo2, ni, mi)
+    sch.tensorize(ni, transpose_intrin(lanes))
+    sch.vectorize(sch.split(sch.get_loops(out)[-1], [None, lanes])[1])
 
 
 def _tile_shape(sch: s_tir.Schedule, tiles: int, block: int, read: TableRead, tunable: bool) -> tuple[int, int]:

@@ -15,6 +15,7 @@ ISA = Isa(
     rank=20,
     table_read=TableRead("lut_read_avx2", rows=32, group=2, acc_dtype="int16", order="unpack", tiles=4),
     dot=Dot("lut_dot_avx2", rows=8, depth=2, x_dtype="int16", c_dtype="int16"),
+    float_lanes=8,
     manual="https://www.intel.com/content/www/us/en/docs/intrinsics-guide/index.html#text=pshufb",
 )
 

@@ -15,6 +15,7 @@ ISA = Isa(
     rank=30,
     table_read=TableRead("lut_read_avx512", rows=64, group=2, acc_dtype="int16", order="unpack", tiles=6),
     dot=Dot("lut_dot_avx512", rows=16, depth=2, x_dtype="int16", c_dtype="int16"),
+    float_lanes=16,
     manual="https://www.intel.com/content/www/us/en/docs/intrinsics-guide/index.html#text=pshufb",
 )
 

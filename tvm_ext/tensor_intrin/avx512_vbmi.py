@@ -18,10 +18,11 @@ ISA = Isa(
     # 15 accumulators of 64 bytes: a tile of 1024 bytes or more would become a workspace allocation
     table_read=TableRead(
         "lut_read_vbmi", rows=16, group=4, acc_dtype="int32", order="row_codebook", tiles=15,
-        intrin_mult="lut_read_mult_vbmi",
+        intrin_mult="lut_read_mult_vbmi", code_offset=16,
     ),
     dot=Dot("lut_dot_vnni", rows=16, depth=4, x_dtype="uint8", c_dtype="int8"),
     window=_WINDOW,
+    float_lanes=16,
     manual="https://www.intel.com/content/www/us/en/docs/intrinsics-guide/index.html#text=vpermb",
 )  # fmt: skip
 
@@ -47,11 +48,8 @@ def _table_read() -> PrimFunc:
         with T.sblock("root"):
             T.reads(acc[0:16], code[0:16, 0:4], table[0:4, 0:16])
             T.writes(acc[0:16])
-            # byte j of a 32-bit lane belongs to codebook j: its table starts at entry 16 * j
-            index: T.let = T.bitwise_or(
-                T.reinterpret("int8x64", code.vload([0, 0], "uint8x64")),
-                T.reinterpret("int8x64", T.broadcast(T.int32(0x30201000), 16)),
-            )
+            # the codes carry the start of their codebook's table, 16 * (codebook in the group)
+            index: T.let = T.reinterpret("int8x64", code.vload([0, 0], "uint8x64"))
             read: T.let = T.call_llvm_pure_intrin("int8x64", permute, table.vload([0, 0], "int8x64"), index)
             acc[T.ramp(0, 1, 16)] = T.call_llvm_pure_intrin(
                 "int32x16", dot, acc[T.ramp(0, 1, 16)], T.broadcast(T.int8(1), 64), read
@@ -73,10 +71,7 @@ def _table_read_mult() -> PrimFunc:
         with T.sblock("root"):
             T.reads(acc[0:16], code[0:16, 0:4], mult[0:4], table[0:4, 0:16])
             T.writes(acc[0:16])
-            index: T.let = T.bitwise_or(
-                T.reinterpret("int8x64", code.vload([0, 0], "uint8x64")),
-                T.reinterpret("int8x64", T.broadcast(T.int32(0x30201000), 16)),
-            )
+            index: T.let = T.reinterpret("int8x64", code.vload([0, 0], "uint8x64"))
             read: T.let = T.call_llvm_pure_intrin("int8x64", permute, table.vload([0, 0], "int8x64"), index)
             factor: T.let = T.broadcast(T.reinterpret("int32", mult.vload([0], "uint8x4")), 16)
             acc[T.ramp(0, 1, 16)] = T.call_llvm_pure_intrin(

@@ -15,12 +15,14 @@ K = TABLE_ENTRIES
 
 
 def table_read_desc(read: TableRead, mult: bool = False) -> PrimFunc:
-    """The meaning of `read` on one tile: ``acc[n] += sum_c mult[c] * table[c, code[n, c]]``."""
+    """The meaning of `read` on one tile: ``acc[n] += sum_c mult[c] * table[c, code[n, c] - c * code_offset]``."""
     if read.order == "row":
         return _one_codebook(read.rows, read.acc_dtype)
     if read.order == "unpack":
         return _unpack(read.rows, read.lanes, read.group, read.acc_dtype)
-    return _row_codebook_mult(read.rows, read.group) if mult else _row_codebook(read.rows, read.group, read.acc_dtype)
+    if mult:
+        return _row_codebook_mult(read.rows, read.group, read.code_offset)
+    return _row_codebook(read.rows, read.group, read.code_offset, read.acc_dtype)
 
 
 def _one_codebook(rows: int, dtype: str) -> PrimFunc:
@@ -65,7 +67,7 @@ def _unpack(rows: int, lanes: int, group: int, dtype: str) -> PrimFunc:
     return desc
 
 
-def _row_codebook(rows: int, group: int, dtype: str) -> PrimFunc:
+def _row_codebook(rows: int, group: int, offset: int, dtype: str) -> PrimFunc:
     @T.prim_func(s_tir=True)
     def desc(
         code: T.Buffer((rows, group), "uint8", offset_factor=1),
@@ -79,13 +81,15 @@ def _row_codebook(rows: int, group: int, dtype: str) -> PrimFunc:
                 with T.sblock("read"):
                     vn, vc, vk = T.axis.remap("SRR", [n, c, k])
                     acc[vn] = acc[vn] + T.Select(
-                        code[vn, vc] == T.cast(vk, "uint8"), T.cast(table[vc, vk], dtype), T.cast(0, dtype)
+                        code[vn, vc] == T.cast(vk + vc * offset, "uint8"),
+                        T.cast(table[vc, vk], dtype),
+                        T.cast(0, dtype),
                     )
 
     return desc
 
 
-def _row_codebook_mult(rows: int, group: int) -> PrimFunc:
+def _row_codebook_mult(rows: int, group: int, offset: int) -> PrimFunc:
     @T.prim_func(s_tir=True)
     def desc(
         code: T.Buffer((rows, group), "uint8", offset_factor=1),
@@ -100,7 +104,7 @@ def _row_codebook_mult(rows: int, group: int) -> PrimFunc:
                 with T.sblock("read"):
                     vn, vc, vk = T.axis.remap("SRR", [n, c, k])
                     acc[vn] = acc[vn] + T.Select(
-                        code[vn, vc] == T.cast(vk, "uint8"),
+                        code[vn, vc] == T.cast(vk + vc * offset, "uint8"),
                         T.cast(mult[vc], "int32") * T.cast(table[vc, vk], "int32"),
                         0,
                     )

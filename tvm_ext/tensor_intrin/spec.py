@@ -25,6 +25,7 @@ class TableRead:
         "unpack": ``code[G, lanes, 2, 8]``, the row order that byte unpacking of `lanes` 128-bit lanes restores.
     tiles : accumulator tiles (row tiles x outputs) that stay in registers.
     intrin_mult : name of the variant that multiplies by a u7 factor per codebook, or "".
+    code_offset : added to a code for each codebook before its own in the group: where its table starts.
     """
 
     intrin: str
@@ -34,6 +35,7 @@ class TableRead:
     order: str
     tiles: int
     intrin_mult: str = ""
+    code_offset: int = 0
 
     @property
     def lanes(self) -> int:
@@ -116,6 +118,7 @@ class Isa:
     Parameters
     ----------
     name : name of the ISA; also the `layout` attribute of packed lut ops.
+    float_lanes : float32 elements of a vector register.
     window : how conv inputs are collected, or None for one element at a time.
     arch : "x86", "aarch64" or "" for any.
     requires : LLVM feature names, all needed.
@@ -131,6 +134,7 @@ class Isa:
     dot: Dot
     manual: str
     window: Window | None = None
+    float_lanes: int = 4
 
 
 def llvm_intrinsic(name: str) -> str:

@@ -124,7 +124,9 @@ def _choose(encode: relax.Call, readers: list[relax.Call], isa: Isa) -> Choice:
     read, outputs = isa.table_read, max(int(reader.args[2].ty.shape[0]) for reader in readers)
     tiles = -(-patches.rows // read.rows)
     codebooks = max(pack.padded_codebooks(array(reader.args[1]), read) for reader in readers)
-    return Shuffle(isa, pack.register_tile(tiles, outputs, codebooks, read), codebooks)
+    sides = [] if patches.is_conv else [pack.transpose_lanes(int(r.args[2].ty.shape[0]), isa) for r in readers]
+    lanes = min((side for side in sides if side), default=0)
+    return Shuffle(isa, pack.register_tile(tiles, outputs, codebooks, read, lanes), codebooks)
 
 
 def _has_mult(lookup: relax.Call) -> bool:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from tvm import IRModule, relax, s_tir
+from tvm import IRModule, relax, s_tir, te
 
 from tests.execute import execute, skip_unless_runnable
 from tests.tvm_ext.targets import TARGETS
-from tvm_ext.tensor_intrin import Dot, Isa, TableRead, get_isa, list_isas
+from tvm_ext.tensor_intrin import Dot, Isa, TableRead, Window, get_isa, list_isas
 from tvm_ext.tensor_intrin.spec import llvm_intrinsic
+from tvm_ext.tensor_intrin.transpose import transpose_intrin
 
 ISAS = [isa.name for isa in list_isas()]
 
@@ -41,7 +42,9 @@ def _read_case(read: TableRead, mult: bool, style: int) -> Case:
     expected = acc.astype("int64")
     for row in range(read.rows):
         for c in range(read.group):
-            expected[row] += int(factor[c]) * int(table[c, code[read.code_index(row, c)]])
+            index = read.code_index(row, c)
+            expected[row] += int(factor[c]) * int(table[c, code[index]])
+            code[index] += c * read.code_offset
     arguments = (code, table[0] if read.order == "row" else table, *((factor,) if mult else ()), acc)
     return Case(read.intrin_mult if mult else read.intrin, arguments, expected)
 
@@ -54,12 +57,21 @@ def _dot_case(dot: Dot, style: int) -> Case:
     return Case(dot.intrin, (x, c, acc), acc + x.astype("int64") @ c.astype("int64"))
 
 
+def _window_case(window: Window, style: int) -> Case:
+    pattern = _values(style, (window.rows, window.depth), "uint8", 0, window.span - 1)
+    source = _values(5 - style, (window.span,), "uint8", 0, 255)
+    out = np.zeros((window.rows, window.depth), "uint8")
+    return Case(window.intrin, (pattern, source, out), source[pattern])
+
+
 def _cases(isa: Isa) -> list[Case]:
     cases = [_read_case(isa.table_read, False, style) for style in range(6)]
     if isa.table_read.intrin_mult:
         cases += [_read_case(isa.table_read, True, style) for style in range(6)]
     if isa.dot.intrin:
         cases += [_dot_case(isa.dot, style) for style in range(6)]
+    if isa.window is not None:
+        cases += [_window_case(isa.window, style) for style in range(6)]
     return cases
 
 
@@ -123,3 +135,24 @@ def test_unknown_names_are_refused() -> None:
     assert llvm_intrinsic("llvm.x86.avx512.vpdpbusd.512") == "llvm.x86.avx512.vpdpbusd.512"
     with pytest.raises(ValueError, match=r"no ISA named 'sse9'; there are .*generic"):
         get_isa("sse9")
+
+
+@pytest.mark.parametrize(("lanes", "name"), [(16, "avx512"), (8, "avx2"), (4, "ssse3"), (4, "neon"), (4, "generic")])
+def test_tiles_are_transposed(lanes: int, name: str) -> None:
+    """The intrinsic in a schedule of a plain transpose, with rows further apart than a tile."""
+    skip_unless_runnable(TARGETS[name])
+    a = te.placeholder((2 * lanes, 3 * lanes), "float32", name="a")
+    func = te.create_prim_func([a, te.compute((3 * lanes, 2 * lanes), lambda n, m: a[m, n], name="turned")])
+    sch = s_tir.Schedule(func)
+    n, m = sch.get_loops(sch.get_sblock("turned"))
+    (no, ni), (mo, mi) = sch.split(n, [None, lanes]), sch.split(m, [None, lanes])
+    sch.reorder(no, mo, ni, mi)
+    sch.tensorize(ni, transpose_intrin(lanes))
+    bb, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType((2 * lanes, 3 * lanes), "float32"))
+    with bb.function("main", [x]):
+        turn = bb.add_func(sch.mod["main"].without_attr("global_symbol"), "turn")
+        y = bb.emit(relax.call_tir(turn, [x], relax.TensorType((3 * lanes, 2 * lanes), "float32")))
+        bb.emit_func_output(y)
+    value = np.random.default_rng(0).standard_normal((2 * lanes, 3 * lanes)).astype("float32")
+    (got,) = execute(bb.get(), [value], TARGETS[name])
+    np.testing.assert_array_equal(got, value.T)

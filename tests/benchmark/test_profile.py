@@ -1,0 +1,93 @@
+"""`profile` of a small artifact: all kernels are told, under the right layer and part."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from lutc.benchmark.profile import ProfileReport, ProfileRow, _Names, profile
+from lutc.errors import TargetError
+
+pytest.importorskip("tvm")
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled digits model, compiled for this machine."""
+    from lutc.compiler import compile
+
+    path = tmp_path_factory.mktemp("profile") / "digits.lutc"
+    model = resources.files("lutc") / "data" / "digits_lut.onnx"
+    compile(str(model), "native", output=path)
+    return path
+
+
+def test_every_layer(artifact: Path) -> None:
+    from lutc.artifact.store import read_artifact
+
+    report = profile(artifact, repeat=3)
+    layers = {layer.name: layer for layer in read_artifact(artifact).manifest.layers if layer.kind == "lut"}
+    tables = {row.name: row for row in report.rows if row.kind == "lut"}
+    assert set(tables) == set(layers)
+    for name, row in tables.items():
+        parts = [us for us in (row.quantize_us, row.encode_us, row.read_us) if us is not None]
+        assert row.total_us == pytest.approx(sum(parts)) and len(parts) == row.calls
+        assert row.encode_us and row.read_us and row.kernel == layers[name].kernel
+    assert tables["block1.conv1"].rows == 64 and tables["block2.downsample.0"].rows == 16
+    assert any(row.kind == "float" and "matmul" in row.name for row in report.rows)
+    assert sum(row.share for row in report.rows) == pytest.approx(1)
+    assert sum(row.total_us for row in report.rows) == pytest.approx(report.facts()["kernels_us"])
+    plain = json.loads(report.to_json())
+    assert plain["report"] == "profile" and plain["runs"] == 3
+
+
+def test_share_of_the_bound(artifact: Path) -> None:
+    from lutc.benchmark.clock import clock_call
+    from lutc.cost_model import find_peak
+
+    rows = [row for row in profile(artifact, repeat=3).rows if row.kind == "lut"]
+    if clock_call() is None or find_peak(rows[0].kernel.removeprefix("shuffle ")) is None:
+        pytest.skip("no model of this CPU")
+    shares = [share for row in rows for share in (row.encode_bound_share, row.read_bound_share)]
+    assert all(share is not None and share > 0 for share in shares)
+
+
+def test_names_of_symbols() -> None:
+    names = _Names(["a.1", "a_1", "conv", "conv1"])
+    assert [names.layer(word) for word in ("a_1", "a_11", "conv", "conv1", "conv2", "")] == [
+        "a.1", "a_1", "conv", "conv1", "conv2", "(unnamed)",
+    ]  # fmt: skip
+
+
+def test_two_layers_whose_names_give_one_symbol(tmp_path: Path) -> None:
+    """The compiler numbers their kernels; each layer still has all of its parts."""
+    from tests.benchmark.twin_layers import save_twins
+
+    report = profile(save_twins(tmp_path), repeat=2)
+    tables = {row.name: row for row in report.rows if row.kind == "lut"}
+    assert set(tables) == {"a.1", "a_1"}
+    assert all(row.encode_us and row.read_us for row in tables.values())
+
+
+def test_for_another_machine(tmp_path: Path) -> None:
+    from lutc.artifact.manifest import TargetInfo
+    from lutc.artifact.store import write_artifact
+    from tests.artifact.sample import make_manifest
+
+    target = TargetInfo(name="mips", arch="mips", triple="mips-linux-gnu", cpu="", attrs=[], requires=[])
+    write_artifact(tmp_path / "net.lutc", make_manifest(target=target), {"model.so": b""})
+    with pytest.raises(TargetError, match="mips"):
+        profile(tmp_path / "net.lutc")
+
+
+def test_text(golden) -> None:
+    rows = [
+        ProfileRow("conv1", "lut", 9.0, 0.75, 1.0, 5.0, 3.0, 0.5, 0.9, "shuffle isa", 64, 3),
+        ProfileRow("fc", "lut", 2.0, 0.1666, None, 0.5, 1.5, None, None, "row gather", 1, 2),
+        ProfileRow("fused_conv2d_relu", "float", 1.0, 0.0833, calls=1),
+    ]
+    report = ProfileReport(rows, {"artifact": "a.lutc", "runs": 10, "clock_ghz": 3.5, "kernels_us": 12.0})
+    golden(str(report), "benchmark/profile.txt")
