@@ -17,6 +17,8 @@ from tvm_ext.compute.search import Search
 from tvm_ext.compute.windows import LANES, Windows
 from tvm_ext.tensor_intrin import Dot, TableRead
 
+RUN = 16
+"""Bytes of a subvector that are regrouped together."""
 INDEX_BITS = 4
 """Low bits of an int8 score that carry the index (the shift of the definition)."""
 
@@ -31,48 +33,70 @@ def _first_maximum(dtype: str):
     return te.comm_reducer(combine, lambda i, _: (tirx.const(0, i), te.min_value(dtype)), name="first_maximum")
 
 
-def encode_rowwise(x, centroids, inv_scale, score_bias, *, patches: Patches, search: Search) -> te.Tensor:
+def encode_rowwise(
+    x, centroids, inv_scale, score_bias, *, patches: Patches, search: Search, packed: bool = False
+) -> te.Tensor:
     """Codes uint8 [N, C] (dense) or [B, C, N] (conv), for any K up to 256.
 
-    centroids [C, K, V] int8 or float32; inv_scale float32 [C] and score_bias int32 [C, K] for int8.
+    centroids int8 or float32 [C, K, V], or [C, V, K] if `packed`, so that centroids lie in vector lanes; inv_scale
+    float32 [C] and score_bias int32 [C, K] for int8.
     """
-    num_codebooks, num_centroids, length = (int(d) for d in centroids.shape)
+    num_codebooks = int(centroids.shape[0])
+    length, num_centroids = (int(d) for d in (centroids.shape[1:] if packed else centroids.shape[:0:-1]))
     integer = search.encode_dtype == "int8"
     acc_dtype = "int32" if integer else "float32"
     batch, rows = patches.batch, patches.rows
     v, k = te.reduce_axis((0, length), "v"), te.reduce_axis((0, num_centroids), "k")
 
     def element(b, n, c, i):
-        value = patches.element(x, b, n, c * length + i)
+        value = patches.element(x, b, n, c, length, i)
         return search.quantize(value, inv_scale[c], "int16") if integer else value
 
     subvector = te.compute((batch, rows, num_codebooks, length), element, name="lut_x")
 
     def product(b, n, c, kk):
-        left, right = subvector[b, n, c, v].astype(acc_dtype), centroids[c, kk, v].astype(acc_dtype)
+        right = (centroids[c, v, kk] if packed else centroids[c, kk, v]).astype(acc_dtype)
+        left = subvector[b, n, c, v].astype(acc_dtype)
         return te.sum(left * right if integer else (left - right) * (left - right), axis=v)
 
     score = te.compute((batch, rows, num_codebooks, num_centroids), product, name="lut_score")
+    shape = (batch, rows, num_codebooks)
+    if integer and num_centroids <= LANES:
+        best = te.compute(
+            shape, lambda b, n, c: te.max(_tagged(score[b, n, c, k] + score_bias[c, k], k), axis=k), name="lut_best"
+        )
+    else:
+        # the highest score, or the least distance; the first of equals
+        def ranked(b, n, c, kk):
+            return (score[b, n, c, kk] + score_bias[c, kk]) >> INDEX_BITS if integer else -score[b, n, c, kk]
 
-    def ranked(b, n, c, kk):
-        if integer:
-            return (score[b, n, c, kk] + score_bias[c, kk]) >> INDEX_BITS
-        return tirx.const(0, "float32") - score[b, n, c, kk]
+        best, _ = te.compute(
+            shape,
+            lambda b, n, c: _first_maximum(acc_dtype)((k.var.astype("int32"), ranked(b, n, c, k)), axis=k),
+            name="lut_best",
+        )
 
-    best, _ = te.compute(
-        (batch, rows, num_codebooks),
-        lambda b, n, c: _first_maximum(acc_dtype)((k.var.astype("int32"), ranked(b, n, c, k)), axis=k),
-        name="lut_best",
-    )
+    def code(b, n, c):
+        return (_untagged(best[b, n, c]) if integer and num_centroids <= LANES else best[b, n, c]).astype("uint8")
+
     if patches.is_conv:
-        return te.compute((batch, num_codebooks, rows), lambda b, c, n: best[b, n, c].astype("uint8"), name="lut_codes")
-    return te.compute((rows, num_codebooks), lambda n, c: best[0, n, c].astype("uint8"), name="lut_codes")
+        return te.compute((batch, num_codebooks, rows), lambda b, c, n: code(b, n, c), name="lut_codes")
+    return te.compute((rows, num_codebooks), lambda n, c: code(0, n, c), name="lut_codes")
+
+
+def _tagged(score, k):
+    """The index rides in the bits that the definition shifts away; 15 - k lets the lowest index win a tie."""
+    return (score & tirx.const(-LANES, "int32")) | (tirx.const(LANES - 1, "int32") - k.var.astype("int32"))
+
+
+def _untagged(best):
+    return tirx.const(LANES - 1, "int32") - (best & (LANES - 1))
 
 
 def encode_tiled(
     x, centroids, inv_scale, score_bias, pattern,
     *, patches: Patches, search: Search, length: int, num_codebooks: int, tiles: int, windows: Windows | None,
-    read: TableRead, dot: Dot, span: int,
+    read: TableRead, dot: Dot, span: int, regroup: bool,
 ) -> te.Tensor:  # fmt: skip
     """Codes uint8 [B, tiles, groups, *read.code_shape], K <= 16.
 
@@ -93,13 +117,13 @@ def encode_tiled(
     if pattern is not None:
         subvector = _collect(x, pattern, windows, real, length, span, shape)
     else:
-        if windows is None:
-            fetch = _direct(x, inv_scale, patches, search, length, dot, real)
-        else:
+        if windows is not None:
             fetch = _from_plane(x, windows, real)
-        subvector = te.compute(
-            shape, lambda b, c, block, t, lane, i: fetch(b, block * LANES + lane, c, t, i), name="lut_x"
-        )
+        elif regroup:
+            fetch = _from_rows(x, inv_scale, patches, search, dot, real, (padded, blocks, length))
+        else:
+            fetch = _direct(x, inv_scale, patches, search, length, dot, real)
+        subvector = te.compute(shape, lambda b, c, block, t, lane, i: fetch(b, block, lane, c, t, i), name="lut_x")
     t, i, k = (te.reduce_axis((0, e), n) for e, n in ((steps, "t"), (depth, "i"), (num_centroids, "k")))
     score = te.compute(
         (batch, padded, num_centroids, blocks * LANES),
@@ -115,7 +139,7 @@ def encode_tiled(
         row, codebook = read.code_position(*index)
         winner = best[b, group * read.group + codebook, tile * read.rows + row]
         if integer:
-            winner = tirx.const(LANES - 1, "int32") - (winner & (LANES - 1))
+            winner = _untagged(winner)
         return (winner + codebook * read.code_offset).astype("uint8")
 
     return te.compute((batch, tiles, groups, *read.code_shape), packed, name="lut_codes")
@@ -136,10 +160,11 @@ def _collect(plane, pattern, windows: Windows, real: Callable, length: int, span
 
 
 def _from_plane(plane, windows: Windows, real: Callable) -> Callable:
-    """fetch(b, n, c, t, i): slot i of step t of a subvector, one element at a time."""
+    """fetch(b, block, lane, c, t, i): slot i of step t of a subvector, one element at a time."""
     last = tirx.const(windows.length - 1, "int32")
 
-    def fetch(b, n, c, t, i):
+    def fetch(b, block, lane, c, t, i):
+        n = block * LANES + lane
         # padding slots meet zero centroids, so they may read any element that is there
         if windows.aligned:
             channel, start = windows.origin(t)
@@ -151,12 +176,32 @@ def _from_plane(plane, windows: Windows, real: Callable) -> Callable:
     return fetch
 
 
+def _from_rows(x, inv_scale, patches: Patches, search: Search, dot: Dot, real: Callable, shape) -> Callable:
+    """The same from rows whose subvectors are runs of 16 bytes: quantized ("lut_quantized"), then regrouped.
+
+    The quantized rows of a block lie as `regroup_intrin` reads them.
+    """
+    padded, blocks, length = shape
+
+    def element(c, block, part, r, lane, i):
+        row = tirx.min(block * LANES + lane * 4 + r, tirx.const(patches.rows - 1, "int32"))
+        value = patches.element(x, 0, row, real(c), length, part * RUN + i)
+        return search.quantize(value, inv_scale[real(c)], dot.x_dtype)
+
+    quantized = te.compute((padded, blocks, length // RUN, 4, 4, RUN), element, name="lut_quantized")
+
+    def fetch(_, block, lane, c, t, i):
+        return quantized[c, block, t // 4, lane % 4, lane // 4, t % 4 * 4 + i]
+
+    return fetch
+
+
 def _direct(x, inv_scale, patches: Patches, search: Search, length: int, dot: Dot, real: Callable) -> Callable:
     """The same from x itself, quantized at each reading."""
 
-    def fetch(b, n, c, t, i):
-        v, row = t * dot.depth + i, tirx.min(n, tirx.const(patches.rows - 1, "int32"))
-        value = patches.element(x, b, row, real(c) * length + v)
+    def fetch(b, block, lane, c, t, i):
+        v, row = t * dot.depth + i, tirx.min(block * LANES + lane, tirx.const(patches.rows - 1, "int32"))
+        value = patches.element(x, b, row, real(c), length, v)
         if search.encode_dtype == "int8":
             value = search.quantize(value, inv_scale[real(c)], dot.x_dtype)
         return value if length % dot.depth == 0 else tirx.if_then_else(v < length, value, tirx.const(0, dot.x_dtype))
@@ -175,9 +220,6 @@ def _best(score, score_bias, k, integer: bool, shape: tuple[int, ...]) -> te.Ten
         )
         return best
 
-    def tagged(b, c, n):
-        # the index rides in the bits the definition shifts away; 15 - k lets the lowest index win a tie
-        high = (score[b, c, k, n] + score_bias[c, k]) & tirx.const(-LANES, "int32")
-        return te.max(high | (tirx.const(LANES - 1, "int32") - k.var.astype("int32")), axis=k)
-
-    return te.compute(shape, tagged, name="lut_best")
+    return te.compute(
+        shape, lambda b, c, n: te.max(_tagged(score[b, c, k, n] + score_bias[c, k], k), axis=k), name="lut_best"
+    )

@@ -30,15 +30,15 @@ def _epilogue(total, table_scale, bias, residual, activation: str, feature_major
 
 
 def lookup_gather(
-    codes, table, table_scale, bias, mult, residual, *, activation: str, feature_major: bool
+    codes, table, table_scale, bias, mult, residual, *, activation: str, feature_major: bool, narrow: bool
 ) -> te.Tensor:
     """The logical form.
 
     codes uint8 [B, C, N] if `feature_major`, else [N, C]; table [C, K, M] int8 (sum in int32) or float32;
-    residual like the result.
+    residual like the result. `narrow`: int16 holds every sum.
     """
     num_codebooks, _, outputs = (int(d) for d in table.shape)
-    acc_dtype = "float32" if table.dtype == "float32" else "int32"
+    acc_dtype = "float32" if table.dtype == "float32" else "int16" if narrow else "int32"
     batch, rows = (int(codes.shape[0]), int(codes.shape[2])) if feature_major else (1, int(codes.shape[0]))
     c = te.reduce_axis((0, num_codebooks), "c")
 
@@ -60,7 +60,7 @@ def lookup_shuffle(
 
     codes uint8 [B, tiles, groups, *read.code_shape]; table int8 [blocks, groups, outputs a block, G, 16]; mult uint8
     [groups, G]. `chunk`: groups that an accumulator of `read.acc_dtype` may sum before it is drained to int32; 0 for
-    all of them. Row-major results with `transpose` are scaled feature-major first, tile by tile ("lut_scaled"), and then
+    all of them. Row-major results with `transpose` are scaled feature-major first, tile by tile ("lut_scaled"), then
     transposed ("lut_rows").
     """
     batch, tiles, groups = (int(d) for d in codes.shape[:3])

@@ -67,7 +67,7 @@ def register_tile(tiles: int, outputs: int, codebooks: int, read: TableRead, lan
 
 def padded_codebooks(table: np.ndarray, read: TableRead) -> int:
     """C of an int8 table [C, K, M] rounded up to whole groups, and to whole stretches where its sum needs drains."""
-    unit = read.group if read.acc_dtype != "int16" or _sum_bound(table) <= _INT16_MAX else _DRAIN_STRETCH
+    unit = read.group if read.acc_dtype != "int16" or fits_int16(table) else _DRAIN_STRETCH
     return -(-len(table) // unit) * unit
 
 
@@ -77,7 +77,7 @@ def drain_chunk(table: np.ndarray, read: TableRead, codebooks: int) -> int:
     The table, int8 [C, K, M], is constant, so the bound ``sum_c max_k |T[c, k, m]|`` is known for every output. The
     result divides the groups of `codebooks`, which is at least `padded_codebooks`.
     """
-    if read.acc_dtype != "int16" or _sum_bound(table) <= _INT16_MAX:
+    if read.acc_dtype != "int16" or fits_int16(table):
         return 0
     largest = _pad(np.abs(table.astype(np.int64)).max(axis=1), codebooks)  # [codebooks, M]
     groups = codebooks // read.group
@@ -87,6 +87,11 @@ def drain_chunk(table: np.ndarray, read: TableRead, codebooks: int) -> int:
         for chunk in chunks
         if largest.reshape(groups // chunk, chunk * read.group, -1).sum(axis=1).max() <= _INT16_MAX
     )
+
+
+def fits_int16(table: np.ndarray) -> bool:
+    """Whether int16 holds the sum over all codebooks of an int8 table [C, K, M], whatever the codes are."""
+    return _sum_bound(table) <= _INT16_MAX
 
 
 def _sum_bound(table: np.ndarray) -> int:

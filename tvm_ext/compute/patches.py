@@ -68,14 +68,16 @@ class Patches:
         """Whether subvectors of `length` never split a channel."""
         return length % self.taps == 0
 
-    def element(self, x, b, n, d):
-        """Element d of row n of image b as float32; zero outside of the image and behind the last element."""
+    def element(self, x, b, n, codebook, length: int, i):
+        """Element i of a subvector of row n of image b; zero outside of the image and behind the row's last element."""
+        d = codebook * length + i
+        inside = [] if self.depth % length == 0 else [d < self.depth]
         if not self.is_conv:
-            return tirx.if_then_else(d < self.depth, x[n, d], _zero(x))
+            return tirx.if_then_else(inside[0], x[n, d], _zero(x)) if inside else x[n, d]
         channel, h, w = self._window(n, d)
         h, w = h - self.pads[0], w - self.pads[1]
-        inside = tirx.all(d < self.depth, h >= 0, h < self.shape[2], w >= 0, w < self.shape[3])
-        return tirx.if_then_else(inside, x[b, channel, h, w], _zero(x))
+        inside += [h >= 0, h < self.shape[2], w >= 0, w < self.shape[3]]
+        return tirx.if_then_else(tirx.all(*inside), x[b, channel, h, w], _zero(x))
 
     def _window(self, n, d):
         (kh, kw), out_w = self.kernel, self.output_size[1]

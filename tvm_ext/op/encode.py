@@ -5,12 +5,14 @@ from __future__ import annotations
 import tvm
 from tvm import relax, te, topi
 
-from tvm_ext.compute.encode import encode_rowwise, encode_tiled
+from tvm_ext.compute.encode import RUN, encode_rowwise, encode_tiled
 from tvm_ext.compute.kernel import emit_kernel
+from tvm_ext.compute.patches import Patches
+from tvm_ext.compute.search import Search
 from tvm_ext.compute.windows import Windows
 from tvm_ext.op._register import attributes, given, int_tuple, optional, present, register, static_shape
 from tvm_ext.op._search import check_codebooks, patches_of, search_of
-from tvm_ext.tensor_intrin import get_isa
+from tvm_ext.tensor_intrin import Dot, get_isa
 from tvm_ext.tensor_intrin.spec import FLOAT_DOT
 
 NAME = "lut.encode"
@@ -32,7 +34,8 @@ def encode(
     x : float32 [..., D], or [B, Cin, H, W] when `kernel_shape` is given.
     centroids : [C, K, V] float32, or int8 with ``encode_dtype="int8"``.
     inv_scale, score_bias : float32 [C], int32 [C, K]; only with int8.
-    layout : "" gives codes [..., C] or [B, C, OH, OW]. "rowwise" flattens the positions: [N, C] or [B, C, OH * OW].
+    layout : "" gives codes [..., C] or [B, C, OH, OW]. "rowwise" flattens the positions: [N, C] or [B, C, OH * OW],
+        and takes centroids as [C, V, K].
         The name of an ISA gives that ISA's tiles; then the constants are packed and `tiles`, `subvector_len`,
         `num_codebooks`, `zero_point` are set (by PackLUTConstants). A conv whose subvectors are whole channels then
         reads a plane (see `plane`) of an image of shape `image`, by windows if there is a `pattern` for them.
@@ -59,10 +62,12 @@ def _infer(call: relax.Call, _bb: relax.BlockBuilder) -> relax.TensorType:
         read = get_isa(layout).table_read
         groups = static_shape(centroids, NAME, "centroids")[0] // read.group
         return relax.TensorType([patches.batch, int(attrs["tiles"]), groups, *read.code_shape], "uint8")
-    c, _, _ = check_codebooks(NAME, patches, search, centroids, inv_scale, score_bias)
     if layout == "rowwise":
+        c = static_shape(centroids, NAME, "centroids")[0]
         shape = [patches.batch, c, patches.rows] if patches.is_conv else [patches.rows, c]
-    elif patches.is_conv:
+        return relax.TensorType(shape, "uint8")
+    c, _, _ = check_codebooks(NAME, patches, search, centroids, inv_scale, score_bias)
+    if patches.is_conv:
         shape = [patches.batch, c, *patches.output_size]
     else:
         shape = [*static_shape(x, NAME, "x")[:-1], c]
@@ -75,14 +80,17 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     layout, patches = str(attrs["layout"]), patches_of(NAME, x, attrs)
     search = search_of(NAME, attrs, int(attrs["zero_point"]))
     shape = [int(d) for d in call.ty.shape]
+    length = int(attrs["subvector_len"]) or int(centroids.ty.shape[1 if layout == "rowwise" else 2])
 
     def rowwise(x, centroids, inv_scale, score_bias, _) -> te.Tensor:
         rows = x if patches.is_conv else topi.reshape(x, patches.shape)
-        codes = encode_rowwise(rows, centroids, inv_scale, score_bias, patches=patches, search=search)
+        codes = encode_rowwise(
+            rows, centroids, inv_scale, score_bias, patches=patches, search=search, packed=layout == "rowwise"
+        )
         return codes if layout else topi.reshape(codes, shape)
 
     def tiled(x, centroids, inv_scale, score_bias, pattern) -> te.Tensor:
-        isa, tiles, length = get_isa(layout), int(attrs["tiles"]), int(attrs["subvector_len"])
+        isa, tiles = get_isa(layout), int(attrs["tiles"])
         dot = isa.dot if search.encode_dtype == "int8" else FLOAT_DOT
         windows = None
         if int_tuple(attrs["image"]):
@@ -90,14 +98,26 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         return encode_tiled(
             x, centroids, inv_scale, score_bias, pattern, patches=patches, search=search, length=length,
             num_codebooks=int(attrs["num_codebooks"]), tiles=tiles, windows=windows, read=isa.table_read, dot=dot,
-            span=isa.window.span if isa.window else 0,
+            span=isa.window.span if isa.window else 0, regroup=regroup,
         )  # fmt: skip
 
+    regroup = layout not in ("", "rowwise") and _integer_runs(patches, search, length, get_isa(layout).dot)
     kernel = {"": "oracle", "rowwise": "encode_rowwise"}.get(layout, "encode_tiled")
     info = {"kind": kernel, "isa": layout, "encode_dtype": search.encode_dtype, "layer": str(attrs["layer"]),
-            "windows": int(present(pattern))}  # fmt: skip
+            "windows": int(present(pattern)), "contiguous": int(_contiguous(patches, length)),
+            "regroup": int(regroup)}  # fmt: skip
     args = [x, centroids, given(inv_scale), given(score_bias), given(pattern)]
     return emit_kernel(bb, rowwise if layout in ("", "rowwise") else tiled, args, call.ty, "lut_encode", info)
+
+
+def _contiguous(patches: Patches, length: int) -> bool:
+    """Whether every subvector is a whole run of x."""
+    return not patches.is_conv and patches.depth % length == 0
+
+
+def _integer_runs(patches: Patches, search: Search, length: int, dot: Dot) -> bool:
+    """Whether quantized subvectors are whole runs of 16 bytes for dot products of four."""
+    return search.encode_dtype == "int8" and dot.depth == 4 and length % RUN == 0 and _contiguous(patches, length)
 
 
 OP: tvm.ir.Op = register("encode", ["x", "centroids", "inv_scale", "score_bias", "pattern"], _infer, _legalize, encode)

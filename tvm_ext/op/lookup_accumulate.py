@@ -18,7 +18,8 @@ NAME = "lut.lookup_accumulate"
 def lookup_accumulate(
     codes: relax.Expr, table: relax.Expr, table_scale: relax.Expr, bias: relax.Expr | None = None,
     mult: relax.Expr | None = None, residual: relax.Expr | None = None,
-    *, axis: int = -1, activation: str = "", layout: str = "", rows: int = 0, chunk: int = 0, layer: str = "",
+    *, axis: int = -1, activation: str = "", layout: str = "", rows: int = 0, chunk: int = 0,
+    narrow: bool = False, layer: str = "",
 ) -> relax.Call:  # fmt: skip
     """``act(bias[m] + table_scale[m] * sum_c mult[c] * table[c, code[n, c], m] + residual)`` as float32.
 
@@ -31,14 +32,14 @@ def lookup_accumulate(
     residual : float32, shaped like the result.
     activation : "" or "relu".
     layout : see `encode`; "rowwise" and packed layouts give [N, M] or [B, M, N], with `rows` N and, for packed int16
-        sums, `chunk` groups between drains (0: none is needed).
+        sums, `chunk` groups between drains (0: none is needed); `narrow` promises that int16 holds every sum.
 
     Raises
     ------
     ValueError : by type inference, for shapes or dtypes that do not fit.
     """
     attrs = attributes(
-        axis=axis, activation=activation, layout=layout, rows=rows, chunk=chunk, layer=layer,
+        axis=axis, activation=activation, layout=layout, rows=rows, chunk=chunk, narrow=bool(narrow), layer=layer,
     )  # fmt: skip
     args = [codes, table, table_scale, optional(bias), optional(mult), optional(residual)]
     return relax.Call(OP, args, attrs)
@@ -95,7 +96,15 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
             codes = topi.reshape(codes, (flat[0], c, flat[2]) if feature_major else (flat[0], c))
             residual = None if residual is None else topi.reshape(residual, flat)
         y = lookup_gather(
-            codes, table, table_scale, bias, mult, residual, activation=activation, feature_major=feature_major
+            codes,
+            table,
+            table_scale,
+            bias,
+            mult,
+            residual,
+            activation=activation,
+            feature_major=feature_major,
+            narrow=bool(int(attrs["narrow"])),
         )
         return y if layout else topi.reshape(y, shape)
 

@@ -10,6 +10,7 @@ from tvm.tirx import PrimFunc
 from tvm_ext.compute.encode import LANES
 from tvm_ext.schedule.base import blocks_of, extent, kernel_of
 from tvm_ext.tensor_intrin import Dot, Window, get_isa
+from tvm_ext.tensor_intrin.regroup import regroup_intrin
 from tvm_ext.tensor_intrin.spec import FLOAT_DOT
 
 _MAX_UNROLL = 64
@@ -44,7 +45,12 @@ class EncodeTiled(ScheduleRule):
         sch.decompose_reduction(best, k)
         sch.unroll(k)
         _schedule_score(sch, score, dot)
-        _schedule_subvector(sch, subvector, isa.window if int(kernel["windows"]) else None)
+        if int(kernel["regroup"]):
+            sch.compute_at(blocks["lut_quantized"], block, preserve_unit_loops=True)
+            sch.vectorize(sch.get_loops(blocks["lut_quantized"])[-1])
+            _schedule_regroup(sch, subvector, dot)
+        else:
+            _schedule_subvector(sch, subvector, isa.window if int(kernel["windows"]) else None)
         return sch
 
 
@@ -67,6 +73,11 @@ def _schedule_score(sch: s_tir.Schedule, score, dot: Dot) -> None:
         sch.vectorize(sch.get_loops(init)[-1])
     if unroll:
         sch.unroll(t)
+
+
+def _schedule_regroup(sch: s_tir.Schedule, subvector, dot: Dot) -> None:
+    t = sch.get_loops(subvector)[-3]
+    sch.tensorize(sch.split(t, [None, 4])[1], regroup_intrin(dot.x_dtype))
 
 
 def _schedule_subvector(sch: s_tir.Schedule, subvector, window: Window | None) -> None:

@@ -38,7 +38,8 @@ class EncodeRowwise(ScheduleRule):
     """Schedules PrimFuncs of kind ``encode_rowwise``: one subvector at a time against all its centroids."""
 
     def apply(self, func: PrimFunc, target: Target, tunable: bool) -> s_tir.Schedule | None:
-        if kernel_of(func, "encode_rowwise") is None:
+        kernel = kernel_of(func, "encode_rowwise")
+        if kernel is None:
             return None
         sch = s_tir.Schedule(func)
         blocks = blocks_of(sch)
@@ -47,4 +48,13 @@ class EncodeRowwise(ScheduleRule):
         sch.parallel(sch.fuse(b, n))
         sch.compute_at(score, c, preserve_unit_loops=True)
         sch.compute_at(subvector, c, preserve_unit_loops=True)
+        k, v = sch.get_loops(score)[-2:]
+        _, lanes = sch.split(k, [None, largest_divisor(extent(sch, k), _LANES)])
+        sch.reorder(v, lanes)
+        sch.vectorize(lanes)
+        init = sch.decompose_reduction(score, v)
+        sch.vectorize(sch.get_loops(init)[-1])
+        if int(kernel["contiguous"]):
+            i = sch.get_loops(subvector)[-1]
+            sch.vectorize(sch.split(i, [None, largest_divisor(extent(sch, i), _LANES)])[1])
         return sch

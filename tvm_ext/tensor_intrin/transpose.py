@@ -69,7 +69,7 @@ def transpose_impl(lanes: int) -> PrimFunc:
 def _transposed(rows: list[Expr]) -> list[Expr]:
     lanes = len(rows)
     # lane b of columns[4 * g + j] is column 4 * b + j of rows 4 * g .. 4 * g + 3
-    columns = [c for g in range(0, lanes, _PIECE) for c in _four_by_four(rows[g : g + _PIECE], lanes)]
+    columns = [c for g in range(0, lanes, _PIECE) for c in four_by_four(rows[g : g + _PIECE], lanes)]
     groups = lanes // _PIECE
     result: list[Expr] = [rows[0]] * lanes
     for j in range(_PIECE):
@@ -78,7 +78,7 @@ def _transposed(rows: list[Expr]) -> list[Expr]:
     return result
 
 
-def _four_by_four(rows: list[Expr], lanes: int) -> list[Expr]:
+def four_by_four(rows: list[Expr], lanes: int) -> list[Expr]:
     """The 4x4 tile in each 128-bit lane of four rows, transposed."""
     starts = range(0, lanes, _PIECE)
 

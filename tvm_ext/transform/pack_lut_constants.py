@@ -23,8 +23,8 @@ from tvm_ext.tensor_intrin import TABLE_ENTRIES, Isa
 from tvm_ext.tensor_intrin.spec import FLOAT_DOT
 from tvm_ext.transform._rewrite import add_layer_rows, array, is_constant, rewrite_module, with_args
 
-MIN_ROWS = 4
-"""Dense layers with fewer rows read table rows directly: most lanes of a 16-row tile would be padding."""
+ROWWISE_SHARE = 6
+"""A dense layer whose rows fill no more than this part of a tile reads table rows directly (measured on x86)."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _choose(encode: relax.Call, readers: list[relax.Call], isa: Isa) -> Choice:
     if num_centroids > TABLE_ENTRIES:
         return Rowwise(f"{num_centroids} centroids do not fit a table register of {TABLE_ENTRIES}")
     patches = patches_of(ENCODE_NAME, encode.args[0], encode.attrs)
-    if not patches.is_conv and patches.rows < MIN_ROWS:
+    if not patches.is_conv and patches.rows * ROWWISE_SHARE <= isa.table_read.rows:
         return Rowwise(f"{patches.rows} row(s): table rows are read directly")
     for reader in readers:
         if not is_constant(reader.args[1]):
@@ -139,7 +139,10 @@ def _pack_encode(rewriter, encode: relax.Call, choice: Choice) -> relax.Call:
     if not patches.is_conv and len(x.ty.shape) != 2:
         x = rewriter.builder_.emit(relax.op.reshape(x, patches.shape))
     if isinstance(choice, Rowwise):
-        return with_args(encode, [x, *encode.args[1:]], layout="rowwise")
+        turned = relax.op.permute_dims(centroids, [0, 2, 1])
+        if is_constant(centroids):
+            turned = relax.const(np.ascontiguousarray(array(centroids).transpose(0, 2, 1)))
+        return with_args(encode, [x, turned, *encode.args[2:]], layout="rowwise")
     integer = str(encode.attrs["encode_dtype"]) == "int8"
     c, _, v = (int(d) for d in centroids.ty.shape)
     dot, tiles = choice.isa.dot if integer else FLOAT_DOT, choice.tiles(patches.rows)
@@ -198,15 +201,17 @@ def _pack_lookup(rewriter, lookup: relax.Call, encode: relax.Call, choice: Choic
         residual = rewriter.builder_.emit(relax.op.reshape(residual, shape))
     if not _has_mult(lookup):
         mult = relax.Tuple([])
-    chunk = 0
-    if isinstance(choice, Shuffle):
+    chunk, narrow = 0, False
+    if isinstance(choice, Rowwise):
+        int8 = is_constant(table) and str(table.ty.dtype) == "int8"
+        narrow = int8 and not present(mult) and pack.fits_int16(array(table))
+    else:
         read, value, codebooks = choice.isa.table_read, array(table), choice.codebooks
         chunk = pack.drain_chunk(value, read, codebooks)
         table = relax.const(pack.pack_table(value, read, codebooks, min(choice.tile.outputs, outputs)))
         mult = relax.const(pack.pack_mult(array(mult), read, codebooks)) if present(mult) else mult
-    return with_args(
-        lookup, [codes, table, scale, bias, mult, residual], layout=choice.layout, rows=rows, chunk=chunk
-    )  # fmt: skip
+    args = [codes, table, scale, bias, mult, residual]
+    return with_args(lookup, args, layout=choice.layout, rows=rows, chunk=chunk, narrow=int(narrow))
 
 
 def _row(lookup: relax.Call, encode: relax.Call, choice: Choice, fallback: str) -> dict:

@@ -12,6 +12,7 @@ from tests.execute import execute, skip_unless_runnable
 from tests.tvm_ext.targets import TARGETS
 from tvm_ext.tensor_intrin import Dot, Isa, TableRead, Window, get_isa, list_isas
 from tvm_ext.tensor_intrin.spec import llvm_intrinsic
+from tvm_ext.tensor_intrin.regroup import regroup_desc, regroup_impl
 from tvm_ext.tensor_intrin.transpose import transpose_intrin
 
 ISAS = [isa.name for isa in list_isas()]
@@ -156,3 +157,19 @@ def test_tiles_are_transposed(lanes: int, name: str) -> None:
     value = np.random.default_rng(0).standard_normal((2 * lanes, 3 * lanes)).astype("float32")
     (got,) = execute(bb.get(), [value], TARGETS[name])
     np.testing.assert_array_equal(got, value.T)
+
+
+@pytest.mark.parametrize(("dtype", "name"), [("uint8", "avx512_vbmi"), ("int8", "neon_dotprod"), ("uint8", "ssse3")])
+def test_bytes_are_regrouped(dtype: str, name: str) -> None:
+    skip_unless_runnable(TARGETS[name])
+    rows = np.arange(256).astype(dtype).reshape(4, 4, 16)
+    bb, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType(rows.shape, dtype))
+    with bb.function("main", [x]):
+        outputs = []
+        for symbol, func in (("impl", regroup_impl(dtype)), ("desc", regroup_desc(dtype))):
+            gv = bb.add_func(s_tir.renew_defs(func.with_attr("tirx.noalias", True)), symbol)
+            outputs.append(bb.emit(relax.call_tir(gv, [x], relax.TensorType((4, 16, 4), dtype))))
+        bb.emit_func_output(relax.Tuple(outputs))
+    impl, desc = execute(bb.get(), [rows], TARGETS[name])
+    np.testing.assert_array_equal(impl, desc)
+    np.testing.assert_array_equal(desc, rows.transpose(1, 0, 2).reshape(16, 4, 4).transpose(1, 0, 2))
