@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lutc.artifact.store import Artifact, read_artifact
-from lutc.benchmark.baselines import check_baselines, onnxruntime_run, quantize_int8
+from lutc.benchmark.baselines import PACKAGES, baseline_run, check_baselines, quantize_int8
+from lutc.benchmark.machine import cpu_name, version
 from lutc.benchmark.protocol import Timing, pinned, time_in_turns
 from lutc.errors import VerifyError
 from lutc.inputs import random_inputs
@@ -68,7 +68,8 @@ def benchmark(
     ----------
     subject : an artifact folder for this machine.
     baselines : "onnxruntime" runs `float_model` as it is (also an annotated one), "onnxruntime-int8" a static
-        per-channel int8 copy of it, calibrated on random inputs: its speed is right, its accuracy is not looked at.
+        per-channel int8 copy of it, calibrated on random inputs: its speed is right, its accuracy is not looked at;
+        "openvino-int8" the same copy.
     float_model : .onnx file the baselines run; without it only the artifact is timed.
     repeat : timed runs of each, in turns of 10.
 
@@ -87,12 +88,12 @@ def benchmark(
         models = {name: _model_of(name, Path(float_model or ""), artifact, folder) for name in chosen}
         calls = {"lutc": _artifact_call(artifact, threads)}
         inputs = random_inputs(artifact.manifest.inputs)
-        calls |= {name: onnxruntime_run(model, inputs, threads, name) for name, model in models.items()}
+        calls |= {name: baseline_run(name, model, inputs, threads) for name, model in models.items()}
         timings = time_in_turns(calls, repeat=repeat)
         sizes = {name: model.stat().st_size for name, model in models.items()}
     rows = [_row("lutc", artifact.path.name, timings["lutc"], timings["lutc"], artifact.size_bytes)]
     rows += [_row(name, Path(float_model or "").name, timings[name], timings["lutc"], sizes[name]) for name in chosen]
-    return BenchmarkReport(rows, _details(artifact, threads, cpus, repeat, bool(chosen)))
+    return BenchmarkReport(rows, _details(artifact, threads, cpus, repeat, chosen))
 
 
 def _artifact_call(artifact: Artifact, threads: int) -> Callable[[], object]:
@@ -104,11 +105,11 @@ def _artifact_call(artifact: Artifact, threads: int) -> Callable[[], object]:
 
 
 def _model_of(name: str, model: Path, artifact: Artifact, folder: Path) -> Path:
-    if name != "onnxruntime-int8":
+    if name == "onnxruntime":
         return model
     if _is_annotated(model):
         raise VerifyError(
-            "onnxruntime-int8 needs a float model",
+            f"{name} needs a float model",
             where=str(model),
             reason="its layers are lookup tables already",
             fix="give the float model it was made from, or --baseline onnxruntime",
@@ -134,28 +135,15 @@ def _row(engine: str, model: str, timing: Timing, ours: Timing, size: int) -> di
     }
 
 
-def _details(artifact: Artifact, threads: int, cpus: list[int], repeat: int, with_engine: bool) -> dict[str, Any]:
+def _details(artifact: Artifact, threads: int, cpus: list[int], repeat: int, chosen: Sequence[str]) -> dict[str, Any]:
+    engines = {PACKAGES[name]: version(PACKAGES[name]) for name in chosen}
     return {
         "artifact": str(artifact.path),
         "target": artifact.manifest.target.name,
-        "machine": _cpu_name(),
+        "machine": cpu_name(),
         "threads": threads,
         "pinned_to_cpus": cpus,
         "runs": repeat,
-        "onnxruntime": _version("onnxruntime") if with_engine else None,
+        "onnxruntime": None,
+        **engines,
     }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import version
-
-    return version(package)

@@ -13,35 +13,55 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-_TURN = 10  # timed calls before the next candidate's turn
+_TURN = 10  # timed samples before the next candidate's turn
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Microseconds of one call: the fastest and the median of `runs` timed calls."""
+    """Microseconds of one call: the fastest and the median of `runs` timed samples."""
 
     min_us: float
     median_us: float
     runs: int
 
 
-def time_in_turns(candidates: Mapping[str, Callable[[], object]], *, repeat: int = 100) -> dict[str, Timing]:
-    """Time each candidate `repeat` times, in alternating turns of up to 10 calls."""
-    times: dict[str, list[int]] = {name: [] for name in candidates}
+def time_in_turns(
+    candidates: Mapping[str, Callable[[], object]], *, repeat: int = 100, least_us: float = 0
+) -> dict[str, Timing]:
+    """Time each candidate `repeat` times, in alternating turns of up to 10 samples.
+
+    A sample is one call, or as many in a row as take `least_us` microseconds, and then their mean: the clock's own
+    tenth of a microsecond would else show in short ones.
+    """
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    calls = {name: _calls_of(call, least_us) for name, call in candidates.items()}
     remaining = repeat
     while remaining > 0:
         turn = min(_TURN, remaining)
         for name, call in candidates.items():
             call()
-            times[name] += [_nanoseconds(call) for _ in range(turn)]
+            times[name] += [_nanoseconds(call, calls[name]) for _ in range(turn)]
         remaining -= turn
     return {name: Timing(min(ns) / 1e3, statistics.median(ns) / 1e3, len(ns)) for name, ns in times.items()}
 
 
-def _nanoseconds(call: Callable[[], object]) -> int:
-    start = time.perf_counter_ns()
+def _calls_of(call: Callable[[], object], least_us: float) -> int:
+    """Calls a sample."""
+    if least_us <= 0:
+        return 1
     call()
-    return time.perf_counter_ns() - start
+    return max(1, round(1e3 * least_us / min(_nanoseconds(call, 1) for _ in range(3))))
+
+
+def _nanoseconds(call: Callable[[], object], count: int) -> float:
+    if count == 1:
+        start = time.perf_counter_ns()
+        call()
+        return time.perf_counter_ns() - start
+    start = time.perf_counter_ns()
+    for _ in range(count):
+        call()
+    return (time.perf_counter_ns() - start) / count
 
 
 @contextlib.contextmanager

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from lutc.cli.failure import EXIT_INTERRUPTED, EXIT_OK
 from lutc.cli.options import (
     PATH,
-    artifact_argument,
     check_json_path,
     json_option,
     show_report,
@@ -17,35 +21,102 @@ from lutc.cli.options import (
 )
 from lutc.errors import ArtifactError
 
-_BASELINES = ("onnxruntime", "onnxruntime-int8")
+if TYPE_CHECKING:
+    from lutc.benchmark.operators import Operator
+    from lutc.report import Report
+
+_BASELINES = ("onnxruntime", "onnxruntime-int8", "openvino-int8")
+_OF_MODELS = ("onnxruntime", "onnxruntime-int8")
 
 
 @click.command("bench", short_help="Time an artifact against other engines.")
-@artifact_argument
+@click.argument("artifact", type=PATH, required=False)
 @click.option("--against", type=PATH, metavar="MODEL", help="Float .onnx model that the other engines run.")
+@click.option("--suite", type=click.Choice(("operators",)), help="Time the operators of known networks instead.")
+@click.option("--op", "operator", metavar="TEXT",
+              help='Time one operator: "conv2d 64x56x56 -> 64 3x3 [s2] [d2]" or "dense 128x768 -> 3072".')  # fmt: skip
+@click.option("--k", type=int, metavar="K", help="Centroids of a codebook of --op.  [default: 16]")
+@click.option("--v", type=int, metavar="V",
+              help="Length of a subvector of --op.  [default: taps of the kernel; 1x1: 4, dense: 16]")  # fmt: skip
+@click.option("--encode", type=click.Choice(("int8", "float32")), help="Search of --op.  [default: int8]")
+@click.option("-t", "--target", metavar="NAME[,...]", help="What operators are compiled for.  [default: native]")
 @click.option("--baseline", "baselines", multiple=True, type=click.Choice(_BASELINES),
-              help="Engine to compare with; may be repeated.  [default: both, with --against]")  # fmt: skip
+              help="Engine to compare with; may be repeated.  [default: all; for a model the first two]")  # fmt: skip
 @click.option("--repeat", type=click.IntRange(1), default=100, metavar="N", help="Timed runs of each.  [default: 100]")
 @threads_option
 @click.option("--html", type=PATH, metavar="FILE", help="Also write the report as a web page.")
 @json_option
 @verbosity_options
 def bench_command(
-    artifact: Path,
+    artifact: Path | None,
     against: Path | None,
+    suite: str | None,
+    operator: str | None,
+    k: int | None,
+    v: int | None,
+    encode: str | None,
+    target: str | None,
     baselines: tuple[str, ...],
     repeat: int,
     threads: int,
     html: Path | None,
     json_path: str | None,
-) -> None:
-    """Time ARTIFACT on this machine, in turns with other engines that run the float model.
+) -> int:
+    """Time ARTIFACT, or single operators, on this machine, in turns with other engines that run the float layers.
 
     The runs interleave in one process on the same CPUs, so that a change of clock or load hits all alike; the minimum
     and the median are told.
+
+    \b
+    lutc bench model.lutc --against model.onnx
+    lutc bench --suite operators
+    lutc bench --op "conv2d 64x56x56 -> 64 3x3" --k 16 --v 9
     """
+    if sum(given is not None for given in (artifact, suite, operator)) != 1:
+        raise click.UsageError("give one of ARTIFACT, --suite operators, and --op TEXT")
+    if operator is None and (k, v, encode) != (None, None, None):
+        raise click.UsageError("--k, --v and --encode describe an operator: they need --op")
+    if artifact is None and against is not None:
+        raise click.UsageError("--against needs ARTIFACT: operators bring their own float layers")
+    if artifact is not None and target is not None:
+        raise click.UsageError("--target is for --suite and --op: an artifact has its target")
+    _use_threads(threads)  # before anything loads TVM
+    if artifact is not None:
+        report = _artifact(artifact, against, baselines, repeat, threads, _outputs(html, json_path))
+    else:
+        chosen = _operators(operator, k, v, encode)
+        report = _suite(chosen, baselines, target or "native", repeat, threads, _outputs(html, json_path))
+    show_report(report, json_path)
+    if html is not None:
+        report.save(html)
+    return EXIT_INTERRUPTED if getattr(report, "interrupted", False) else EXIT_OK
+
+
+def _use_threads(threads: int) -> None:
+    os.environ["TVM_NUM_THREADS"] = str(threads)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, str(threads))
+
+
+def _outputs(html: Path | None, json_path: str | None) -> Callable[[], None]:
+    """Refuses files that cannot be written; called when the inputs were found good."""
+
+    def check() -> None:
+        from lutc.files import check_writable
+
+        if html is not None:
+            check_writable(html, ArtifactError)
+        check_json_path(json_path)
+
+    return check
+
+
+def _artifact(
+    artifact: Path, against: Path | None, baselines: tuple[str, ...], repeat: int, threads: int,
+    check_outputs: Callable[[], None],
+) -> Report:  # fmt: skip
     from lutc.artifact.store import read_artifact
-    from lutc.files import check_file, check_writable
+    from lutc.files import check_file
     from lutc.targets import check_runs_here
 
     check_runs_here(read_artifact(artifact, check=False).manifest.target)
@@ -53,13 +124,55 @@ def bench_command(
         check_file(against, (".onnx",))
     elif baselines:
         raise click.UsageError("--baseline needs --against MODEL, the float model that it runs")
-    if html is not None:
-        check_writable(html, ArtifactError)
-    check_json_path(json_path)
+    check_outputs()
     from lutc.benchmark import benchmark
 
-    chosen = baselines or (_BASELINES if against else ())
-    report = benchmark(artifact, baselines=chosen, float_model=against, repeat=repeat, threads=threads)
-    show_report(report, json_path)
-    if html is not None:
-        report.save(html)
+    chosen = baselines or (_OF_MODELS if against else ())
+    return benchmark(artifact, baselines=chosen, float_model=against, repeat=repeat, threads=threads)
+
+
+def _operators(text: str | None, k: int | None, v: int | None, encode: str | None) -> list[Operator]:
+    from lutc.benchmark.operators import operator_suite, parse_operator
+
+    if text is None:
+        return operator_suite()
+    return [
+        parse_operator(
+            text, num_centroids=16 if k is None else k, subvector_len=v, encode_dtype=encode or "int8"
+        )
+    ]  # fmt: skip
+
+
+def _suite(
+    operators: list[Operator], baselines: tuple[str, ...], target: str, repeat: int, threads: int,
+    check_outputs: Callable[[], None],
+) -> Report:  # fmt: skip
+    from lutc.targets import check_runs_here, parse_target
+
+    goal = parse_target(target)
+    check_runs_here(goal)
+    check_outputs()
+    from lutc.benchmark.operator_suite import benchmark_operators
+
+    with _progress(len(operators)) as progress:
+        return benchmark_operators(
+            operators, baselines=baselines or _BASELINES, target=goal, threads=threads, repeat=repeat, progress=progress
+        )
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[str], None]]:
+    """A line on stderr that tells the operator being measured, gone at the end; nothing under --quiet."""
+    from rich.console import Console
+    from rich.status import Status
+
+    console = Console(stderr=True, quiet=click.get_current_context().meta.get("lutc.quiet", False))
+    count = 0
+    with Status(f"{total} operators", console=console) as status:
+
+        def show(name: str) -> None:
+            nonlocal count
+            count += 1
+            status.update(f"{count}/{total} {name}")
+
+        yield show

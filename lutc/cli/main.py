@@ -25,6 +25,7 @@ _GROUPS: dict[str, dict[str, str]] = {
         "run": "Run an artifact on inputs.",
         "verify": "Check an artifact against its model.",
         "bench": "Time an artifact against other engines.",
+        "profile": "Show where the time of a run goes.",
     },
     "Start here": {"demo": "Compile, run, verify and time a bundled model."},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ def test_beside_onnxruntime() -> None:
     for row in plain["rows"]:
         assert set(row) >= _ROW_KEYS
         assert set(row["baselines"]) == {"onnxruntime", "onnxruntime-int8"}
+        assert set(row["parts_us"]) >= {"encode", "read"} and min(row["parts_us"].values()) > 0
         for timing in (row["lutc"], *row["baselines"].values()):
             assert set(timing) == {"min_us", "median_us"} and 0 < timing["min_us"] <= timing["median_us"]
         ratio = row["ratios"]["onnxruntime"]["min"]
@@ -61,7 +63,7 @@ def test_on_another_target_and_alone() -> None:
 
 
 def test_an_engine_that_is_not_installed_is_left_out_and_told(monkeypatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     report = benchmark_operators(_SMALL[1:], baselines=("openvino-int8",), repeat=2)
     assert report.rows[0].baselines == {}
     assert "openvino-int8 is left out: openvino is not installed" in report.notes()[0]
@@ -120,11 +122,15 @@ def test_text(golden) -> None:
     rows = [
         OperatorRow(
             name="conv 64->64 3x3 @56", v=9, rows=3136, outputs=64, lutc=Timing(100.0, 110.0, 50), baselines=engines,
-            lookups_per_ns=128.45, table_gb_per_s=20.0, bound_us=75.0, bound_share=0.75, clock_ghz=3.5, **common,
+            parts_us={"quantize": 10.0, "encode": 60.0, "read": 30.0},
+            lookups_per_ns=128.45, table_gb_per_s=20.0, bound_us=75.0, bound_share=0.75, clock_ghz=3.5,
+            cache_gb_per_s=30.0, **common,
         ),
         OperatorRow(
             name="dense 1x768->768 V16", v=16, rows=1, outputs=768, lutc=Timing(0.51, 0.6, 50), baselines={},
-            lookups_per_ns=96.4, table_gb_per_s=96.4, bound_us=None, bound_share=None, clock_ghz=None, **common,
+            parts_us={"encode": 0.2, "read": 0.3},
+            lookups_per_ns=96.4, table_gb_per_s=96.4, bound_us=None, bound_share=None, clock_ghz=None,
+            cache_gb_per_s=None, **common,
         ),
     ]  # fmt: skip
     facts = {"cpu": "a CPU", "cpu_flags": ["avx2"], "threads": 1, "versions": {"lutc": "0.1.0"}}

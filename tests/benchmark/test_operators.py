@@ -79,6 +79,7 @@ def test_shapes() -> None:
         ("negative", "dense 1x-3 -> 4", {}),
         ("zero", "dense 0x768 -> 3072", {}),
         ("too-large-kernel", "conv2d 3x1x1 -> 4 2x2", {}),
+        ("too-large", "dense 1000000x100000 -> 4", {}),
         ("too-many-centroids", "dense 1x16 -> 4", {"num_centroids": 257}),
         ("no-subvector", "dense 1x16 -> 4", {"subvector_len": 0}),
     ],

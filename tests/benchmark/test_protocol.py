@@ -53,3 +53,14 @@ def test_clock_is_a_clock() -> None:
         return
     ghz = CLOCK_CYCLES / time_in_turns({"": clock}, repeat=20)[""].min_us / 1e3
     assert 0.3 < ghz < 8  # a chain that was folded would be far above, one that LLVM lengthened far below
+
+
+def test_stream_reads_all_of_its_bytes() -> None:
+    pytest.importorskip("tvm")
+    from lutc.benchmark.stream import stream_call
+    from lutc.targets import parse_target
+
+    small, large = (stream_call(size, parse_target("native").llvm()) for size in (1 << 14, 1 << 22))
+    assert (small[1], large[1]) == (1 << 14, 1 << 22)
+    timings = time_in_turns({"small": small[0], "large": large[0]}, repeat=5)
+    assert timings["large"].min_us > 10 * timings["small"].min_us

@@ -66,6 +66,12 @@ def test_version(capsys) -> None:
         ("bad-input-shape", ["compile", "model.onnx", "--input-shape", "x:1,3"]),
         ("bad-emit", ["compile", "model.onnx", "--emit", "so,c"]),
         ("baseline-without-model", ["bench", "here.lutc", "--baseline", "onnxruntime"]),
+        ("bench-nothing", ["bench"]),
+        ("bench-two-subjects", ["bench", "net.lutc", "--suite", "operators"]),
+        ("bench-k-without-op", ["bench", "--suite", "operators", "--k", "8"]),
+        ("bench-model-of-operators", ["bench", "--suite", "operators", "--against", "model.onnx"]),
+        ("bench-target-of-artifact", ["bench", "net.lutc", "--target", "x86-64-v2"]),
+        ("bench-other-suite", ["bench", "--suite", "models"]),
         ("calibrate-without-data", ["calibrate", "model.onnx"]),
     ],
 )

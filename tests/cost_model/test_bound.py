@@ -65,6 +65,14 @@ def test_more_work_takes_no_less(peak, field: str, encode_dtype: str) -> None:
     assert 0 < times[0] <= times[1] <= times[2] and times[0] < times[2]
 
 
+def test_measured_bandwidth_bounds_a_table_in_an_outer_cache() -> None:
+    peak, wide = find_peak("avx512_vbmi", "intel"), LayerShape(49, 512, 16, 9, 512)
+    assert peak is not None
+    slow = bound(wide, peak, 4.0, table_gb_per_s=30)
+    assert slow.read_us == pytest.approx(512 * 16 * 512 / 30 / 1e3)
+    assert bound(wide, peak, 4.0, table_gb_per_s=300).read_us == pytest.approx(49 * 512 * 512 / 64 / 4 / 1e3)
+
+
 def test_twice_the_clock_is_half_the_time() -> None:
     assert _zen4(_CONV, 4.0).total_us == pytest.approx(_zen4(_CONV, 2.0).total_us / 2)
 

@@ -32,6 +32,7 @@ class LookupShuffle(ScheduleRule):
         acc, out, drain, lanes = blocks["lut_acc"], blocks["lut_out"], blocks.get("lut_drain"), int(kernel["transpose"])
         root = acc if drain is None else drain
         b, m, n, *reduce = sch.get_loops(root)
+        rows = extent(sch, sch.get_loops(out)[-1])
         row_tiles, outs = _tile_shape(sch, extent(sch, n) // read.rows, int(kernel["block"]), read, tunable)
         no, nr, nt = sch.split(n, [None, row_tiles, read.rows])
         wide = _run_length(extent(sch, m), lanes) if lanes else outs
@@ -44,7 +45,7 @@ class LookupShuffle(ScheduleRule):
             _schedule_transpose(sch, blocks, mg, mo, lanes)
         else:
             sch.reverse_compute_at(out, mo, preserve_unit_loops=True)
-            _schedule_epilogue(sch, out, row_tiles, read, bool(int(kernel["feature_major"])))
+            _schedule_epilogue(sch, out, row_tiles, read, bool(int(kernel["feature_major"])), rows)
         _tensorize(sch, acc, read, read.intrin_mult if int(kernel["mult"]) else read.intrin)
         return sch
 
@@ -111,12 +112,15 @@ def _tensorize(sch: s_tir.Schedule, acc, read: TableRead, intrin: str) -> None:
     sch.vectorize(t)
 
 
-def _schedule_epilogue(sch: s_tir.Schedule, out, row_tiles: int, read: TableRead, feature_major: bool) -> None:
+def _schedule_epilogue(
+    sch: s_tir.Schedule, out, row_tiles: int, read: TableRead, feature_major: bool, rows: int
+) -> None:
     *_, first, second = sch.get_loops(out)
     if not feature_major:
         sch.vectorize(second)  # Q outputs of one row
         return
-    lanes = largest_divisor(read.rows, _EPILOGUE_LANES)
-    *_, inner = sch.split(second, [row_tiles * read.rows // lanes, lanes])
     sch.unroll(first)
-    sch.vectorize(inner)
+    lanes = next((width for width in (_EPILOGUE_LANES, 8, 4) if rows % width == 0), 0)
+    if lanes:
+        sch.vectorize(sch.split(second, [row_tiles * read.rows // lanes, lanes])[1])
+    # else a vector would hold padding rows: LLVM makes masked code of the guarded loop, TVM would make scalar code

@@ -11,8 +11,8 @@ from tvm import IRModule, relax, s_tir, te
 from tests.execute import execute, skip_unless_runnable
 from tests.tvm_ext.targets import TARGETS
 from tvm_ext.tensor_intrin import Dot, Isa, TableRead, Window, get_isa, list_isas
-from tvm_ext.tensor_intrin.spec import llvm_intrinsic
 from tvm_ext.tensor_intrin.regroup import regroup_desc, regroup_impl
+from tvm_ext.tensor_intrin.spec import llvm_intrinsic
 from tvm_ext.tensor_intrin.transpose import transpose_intrin
 
 ISAS = [isa.name for isa in list_isas()]

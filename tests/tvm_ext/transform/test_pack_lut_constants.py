@@ -44,13 +44,13 @@ def _shape(expr: relax.Expr) -> tuple[int, ...]:
         (Layer("k16", (17, 12), 5), ""),
         (Layer("k4", (17, 12), 5, centroids=4), ""),
         (Layer("float_search", (17, 12), 5, search="f32"), ""),
-        (Layer("four_rows", (4, 12), 5), ""),
+        (Layer("eleven_rows", (11, 12), 5), ""),
         (Layer("rank3", (2, 9, 12), 5), ""),
         (Layer("conv", (1, 3, 5, 5), 5, **_CONV), ""),
         (Layer("conv_one_position", (1, 3, 1, 1), 5, **_CONV), ""),
         (Layer("k17", (17, 12), 5, centroids=17), "17 centroids do not fit a table register of 16"),
         (Layer("k256", (1, 3, 5, 5), 5, centroids=256, **_CONV), "256 centroids do not fit a table register of 16"),
-        (Layer("three_rows", (3, 12), 5), "3 row(s): table rows are read directly"),
+        (Layer("two_rows", (2, 12), 5), "2 row(s): table rows are read directly"),
         (Layer("one_row", (1, 1, 12), 5), "1 row(s): table rows are read directly"),
         (Layer("float_table", (17, 12), 5, table="float32"), "float32 tables are not shuffled"),
     ],
@@ -195,3 +195,10 @@ def test_current_target_is_the_default() -> None:
         assert layer_rows(PackLUTConstants()(mod))[0]["kernel"] == "shuffle avx2"
     with pytest.raises(Exception, match=r"(?i)target"):
         PackLUTConstants()(mod)
+
+
+@pytest.mark.parametrize(("isa", "rows"), [("avx512_vbmi", 2), ("avx2", 5), ("avx512", 10), ("neon", 2)])
+def test_few_rows_are_read_directly(isa: str, rows: int) -> None:
+    """Up to a sixth of the rows of a tile."""
+    kernels = [layer_rows(_packed(module_of([Layer("few", (n, 12), 5)]), isa))[0]["kernel"] for n in (rows, rows + 1)]
+    assert kernels == ["row gather", f"shuffle {isa}"]

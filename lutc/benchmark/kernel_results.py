@@ -1,0 +1,35 @@
+"""How large the results of an artifact's kernels are, seen in one run: the manifest does not tell it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from lutc.artifact.store import Artifact
+
+
+def result_sizes(artifact: Artifact, inputs: Mapping[str, Any]) -> dict[str, int]:
+    """Symbol of each kernel -> elements of its last argument, which it writes."""
+    import tvm
+    from tvm.runtime.vm import VirtualMachine
+
+    from lutc.runtime.inputs import check_inputs
+    from lutc.runtime.session import load_constants
+
+    arrays = [*check_inputs(dict(inputs), artifact.manifest.inputs, str(artifact.path)), *load_constants(artifact)]
+    sizes: dict[str, int] = {}
+
+    def watch(_function: Any, name: str, before: bool, _result: Any, *arguments: Any) -> int:
+        if before and not name.startswith("vm.builtin."):
+            sizes[name] = math.prod(arguments[-1].shape)
+        return 0  # go on with the call
+
+    with tempfile.TemporaryDirectory(prefix="lutc-profile-") as scratch:
+        # by a path of its own: the loader would hand out old code of an artifact that was compiled again
+        machine = VirtualMachine(tvm.runtime.load_module(shutil.copy(artifact.library, scratch)), tvm.cpu())
+    machine.set_instrument(watch)
+    machine["main"](*map(tvm.runtime.tensor, arrays))
+    return sizes

@@ -1,0 +1,136 @@
+"""The compiled kernels of one operator, called one after the other on buffers that were made before.
+
+The virtual machine is left out: its bookkeeping (some microseconds) belongs to a model, not to an operator. The kernels
+are those of the library that an artifact would hold.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lutc.benchmark.operator_layer import OperatorLayer
+from lutc.cost_model.bound import TABLE_ENTRIES
+from lutc.importers.lut_layer import ARGUMENTS
+from lutc.targets import Target
+
+PARTS = {"lut_plane": "quantize", "lut_encode": "encode", "lut_lookup": "read"}
+"""Prefix of a kernel's symbol -> what it does: input to bordered planes, search, table read and all behind it."""
+
+
+class OperatorKernels:
+    """An operator compiled for a target of this machine. Calling it runs it once.
+
+    kernel : what the compiler chose, as `lutc inspect` tells it.
+    isa, gathers : the instruction set it is made for, and whether it reads table rows one by one.
+    table_traffic : bytes of table that a call reads: all of it for every block of rows kept in registers, or a gather's
+        rows.
+    names : symbols of the kernels, in order.
+    """
+
+    def __init__(self, layer: OperatorLayer, target: Target) -> None:
+        from tvm.target import Target as TVMTarget
+
+        from tvm_ext import pipeline
+        from tvm_ext.target import best_isa
+
+        llvm = target.llvm()
+        scheduled = pipeline.schedule(_module(layer), llvm)
+        built = pipeline.codegen(scheduled, llvm)
+        self.kernel: str = built.layers[0]["kernel"]
+        self.gathers = self.kernel == "row gather"
+        self.isa = best_isa(TVMTarget(dict(llvm))).name
+        self.table_traffic = self._traffic(layer)
+        self._library = built.executable.mod.imports[0]
+        calls, self._result = _steps(scheduled, layer.x)
+        self._calls = [(self._library[name], arguments) for name, arguments in calls]
+        self.names = [name for name, _ in calls]
+        self._shape = layer.operator.output_shape
+
+    def __call__(self) -> None:
+        for function, arguments in self._calls:
+            function(*arguments)
+
+    def parts(self) -> dict[str, Callable[[], object]]:
+        """Each kernel alone, on what is in the buffers; by its part, "quantize", "encode" or "read"."""
+        found: dict[str, Callable[[], object]] = {}
+        for symbol, (function, arguments) in zip(self.names, self._calls, strict=True):
+            part = next((part for prefix, part in PARTS.items() if symbol.startswith(prefix)), symbol)
+            found[part] = functools.partial(function, *arguments)
+        return found
+
+    def _traffic(self, layer: OperatorLayer) -> int:
+        from tvm_ext.compute import pack
+        from tvm_ext.tensor_intrin import get_isa
+
+        o, table = layer.operator, layer.lut.constants["table"]
+        assert table is not None
+        if self.gathers:
+            return o.positions * o.num_codebooks * o.outputs * table.itemsize
+        read = get_isa(self.isa).table_read
+        codebooks = pack.padded_codebooks(table, read)
+        tile = pack.register_tile(-(-o.positions // read.rows), o.outputs, codebooks, read)
+        return -(-o.positions // (tile.row_tiles * read.rows)) * o.num_codebooks * TABLE_ENTRIES * o.outputs
+
+    def result(self) -> np.ndarray:
+        """What the last call computed."""
+        return self._result.numpy().reshape(self._shape)
+
+
+def _module(layer: OperatorLayer) -> Any:
+    """A Relax module with the layer and its relu."""
+    from tvm import relax
+
+    from tvm_ext import op
+
+    lut = layer.lut
+    constants = [None if lut.constants.get(n) is None else relax.const(lut.constants[n]) for n in ARGUMENTS]
+    builder, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType(list(layer.x.shape), "float32"))
+    call = op.conv2d if layer.operator.is_conv else op.dense
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            y = builder.emit(call(x, *constants, **lut.attributes()))
+            y = builder.emit_output(relax.op.nn.relu(y))
+        builder.emit_func_output(y)
+    return builder.get()
+
+
+def _steps(scheduled: Any, x: np.ndarray) -> tuple[list[tuple[str, list[Any]]], Any]:
+    """(symbol and arguments of each kernel call of "main", the tensor that holds its result).
+
+    Every value gets a buffer of its own, 64-byte aligned; a change of shape is the same buffer.
+    """
+    import tvm
+    from tvm import relax
+
+    main = scheduled["main"]
+    buffers: dict[Any, Any] = {main.params[0]: tvm.runtime.tensor(x)}
+    steps: list[tuple[str, list[Any]]] = []
+
+    def value(expr: Any) -> Any:
+        return buffers[expr] if isinstance(expr, relax.Var) else expr.value
+
+    last = None
+    for binding in (binding for block in main.body.blocks for binding in block.bindings):
+        call, ty = binding.value, binding.var.ty
+        last, shape = binding.var, [int(d) for d in ty.shape]
+        if isinstance(call, relax.Var):
+            buffers[last] = buffers[call]
+        elif _is_reshape(scheduled, call):
+            source = call.args[1].fields[0] if call.op.name == "relax.call_tir" else call.args[0]
+            buffers[last] = value(source)._create_view(tuple(shape))
+        else:
+            buffers[last] = tvm.runtime.empty(shape, str(ty.dtype))
+            steps.append((call.args[0].name_hint, [*map(value, call.args[1].fields), buffers[last]]))
+    return steps, buffers[last]
+
+
+def _is_reshape(scheduled: Any, call: Any) -> bool:
+    from tvm import relax
+
+    if call.op.name != "relax.call_tir":
+        return call.op.name == "relax.reshape"
+    return relax.analysis.has_reshape_pattern(scheduled[call.args[0]])

@@ -1,0 +1,116 @@
+"""An operator with numbers in it: input, float weights, codebooks learned from such inputs, and the right answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lutc import reference
+from lutc.benchmark.operators import Operator
+from lutc.calibrate.kmeans import kmeans
+from lutc.calibrate.layers import Geometry
+from lutc.calibrate.rows import patch_rows
+from lutc.errors import VerifyError
+from lutc.importers.codebook import Codebook, inverse_scale
+from lutc.importers.lut_layer import LUTLayer
+
+_SAMPLE, _ITERATIONS = 512, 3
+_CHECKED = 16
+
+
+@dataclass(frozen=True, eq=False)
+class OperatorLayer:
+    """x float32 of the operator's input shape, weight [M, D], bias [M], and the same layer as tables."""
+
+    operator: Operator
+    x: np.ndarray
+    weight: np.ndarray
+    bias: np.ndarray
+    lut: LUTLayer
+
+    def check(self, y: np.ndarray) -> None:
+        """Compare some rows of the result y with the definition; raises VerifyError if they differ.
+
+        One row in eight may differ for a float32 search, where two centroids are equally near up to rounding.
+        """
+        o = self.operator
+        rows = np.random.default_rng(1).choice(o.positions, min(_CHECKED, o.positions), replace=False)
+        got = y.reshape(o.outputs, -1).T[rows] if o.is_conv else y[rows]
+        expected = self._expected(_rows(o, self.x, rows))
+        wrong = int((~np.isclose(got, expected, rtol=1e-4, atol=1e-4 * float(np.abs(expected).max()))).any(1).sum())
+        if wrong > (len(rows) // 8 if o.encode_dtype == "float32" else 0):
+            raise VerifyError(
+                f'the kernel of "{o.name}" is wrong', where=f"{wrong} of {len(rows)} rows that were looked at",
+                reason="its result differs from the definition, so its time means nothing",
+                fix="report this as a bug in lutc, with the target",
+            )  # fmt: skip
+
+    def _expected(self, rows: np.ndarray) -> np.ndarray:
+        """y [n, M] of rows [n, D]."""
+        codes = reference.codes(
+            LUTLayer("", self.lut.constants, self.lut.encode_dtype, "l2", self.lut.input_signed), rows
+        )
+        table, scale = self.lut.constants["table"], self.lut.constants["table_scale"]
+        assert table is not None and scale is not None
+        total = np.zeros((len(rows), table.shape[2]), np.int64)
+        for c in range(len(table)):
+            total += table[c][codes[:, c]]
+        return np.maximum(total.astype(np.float32) * scale + self.bias, 0)
+
+
+def make_layer(operator: Operator, seed: int = 0) -> OperatorLayer:
+    """Gaussian weights and input (cut off below 0 for a conv, as behind a relu), and codebooks by k-means."""
+    from tvm_ext.compute.pack import build_table
+
+    o, rng = operator, np.random.default_rng(seed)
+    x = _draw(o, rng, o.input_shape)
+    weight = (rng.standard_normal((o.outputs, o.depth)) / np.sqrt(o.depth)).astype(np.float32)
+    bias = (0.1 * rng.standard_normal(o.outputs)).astype(np.float32)
+    book = _codebook(o, rng, x)
+    table, scale = build_table(book.centroids, weight, "int8")
+    constants: dict[str, np.ndarray | None] = {
+        "centroids": book.centroids, "table": table, "table_scale": scale, "bias": bias,
+    }  # fmt: skip
+    if o.encode_dtype == "int8":
+        constants |= dict(zip(("centroids", "inv_scale", "score_bias"), book.integer_form(), strict=True))
+    return OperatorLayer(
+        o, x, weight, bias, LUTLayer("op", constants, o.encode_dtype, "l2", not o.is_conv, _geometry(o))
+    )
+
+
+def _draw(o: Operator, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    x = rng.standard_normal(shape, np.float32)
+    return np.maximum(x, 0) if o.is_conv else x
+
+
+def _codebook(o: Operator, rng: np.random.Generator, x: np.ndarray) -> Codebook:
+    if o.is_conv:
+        sample = _rows(o, x, rng.permutation(o.positions)[:_SAMPLE])
+    else:
+        sample = _draw(o, rng, (_SAMPLE, o.inputs))
+    padded = np.zeros((len(sample), o.num_codebooks * o.subvector_len), np.float32)
+    padded[:, : o.depth] = sample
+    data = np.ascontiguousarray(padded.reshape(len(sample), o.num_codebooks, -1).transpose(1, 0, 2))
+    centroids = kmeans(data, o.num_centroids, iterations=_ITERATIONS).astype(np.float32)
+    scale = inverse_scale(data.min(axis=(1, 2)), data.max(axis=(1, 2)), not o.is_conv)
+    return Codebook(
+        o.name, centroids, scale if o.encode_dtype == "int8" else None, o.encode_dtype, input_signed=not o.is_conv
+    )
+
+
+def _rows(o: Operator, x: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Rows [n, D] at some positions."""
+    if not o.is_conv:
+        return x[index]
+    geometry = Geometry(o.kernel_shape, (o.stride, o.stride), (o.dilation, o.dilation), o.pads)
+    return patch_rows(x, geometry)[1](index)
+
+
+def _geometry(o: Operator) -> dict[str, tuple[int, ...]]:
+    if not o.is_conv:
+        return {}
+    return {
+        "kernel_shape": o.kernel_shape, "strides": (o.stride, o.stride), "pads": o.pads,
+        "dilations": (o.dilation, o.dilation),
+    }  # fmt: skip

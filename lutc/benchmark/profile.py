@@ -1,0 +1,217 @@
+"""Where the time of an artifact's run goes: every layer by its parts, and the rest by kernel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lutc.artifact.manifest import LayerRow
+from lutc.artifact.store import Artifact, read_artifact
+from lutc.benchmark.clock import CLOCK_CYCLES, clock_call, nominal_ghz
+from lutc.benchmark.kernel_results import result_sizes
+from lutc.benchmark.machine import cpu_name
+from lutc.benchmark.operator_kernels import PARTS
+from lutc.benchmark.protocol import pinned, time_in_turns
+from lutc.cost_model import Bound, LayerShape, bound, find_peak
+from lutc.inputs import random_inputs
+from lutc.report.base import Column, Report
+from lutc.targets import check_runs_here
+
+_READ = "lut_lookup"
+_SYMBOL = re.compile(rf"({'|'.join(PARTS)})_?(.*)")
+
+
+@dataclass
+class ProfileRow:
+    """A layer of tables (kind "lut") with its parts, or a kernel of the float remainder (kind "float").
+
+    Parameters
+    ----------
+    total_us, share : microseconds of a run, and their share of all kernels.
+    quantize_us, encode_us, read_us : the parts; None where the layer has no such kernel, e.g. because the search reads
+        floats itself, or another layer searched the same input. The read includes scale, bias, residual and relu.
+    encode_bound_share, read_bound_share : the least time of the part by the cost model over its time.
+    rows : N, positions that the layer computes.
+    calls : kernel calls.
+    """
+
+    name: str
+    kind: str
+    total_us: float = 0.0
+    share: float = 0.0
+    quantize_us: float | None = None
+    encode_us: float | None = None
+    read_us: float | None = None
+    encode_bound_share: float | None = None
+    read_bound_share: float | None = None
+    kernel: str = ""
+    rows: int | None = None
+    calls: int = 0
+
+
+@dataclass
+class ProfileReport(Report):
+    """Rows: ProfileRow, in the order of their first kernels."""
+
+    details: dict[str, Any] = field(default_factory=dict)
+
+    kind: ClassVar[str] = "profile"
+
+    def columns(self) -> Sequence[Column]:
+        return [
+            Column("name", "layer or kernel"),
+            Column("kind", "kind"),
+            Column("total_us", "us", 1),
+            Column("share_percent", "% of all", 1),
+            Column("quantize_us", "quantize us", 1),
+            Column("encode_us", "encode us", 1),
+            Column("read_us", "read us", 1),
+            Column("encode_percent", "encode % of bound", 0),
+            Column("read_percent", "read % of bound", 0),
+            Column("kernel", "kernel"),
+        ]
+
+    def facts(self) -> Mapping[str, Any]:
+        return self.details
+
+    def notes(self) -> Sequence[str]:
+        told = ["The read includes scale, bias, residual and relu: they are one kernel. The bound is a model."]
+        float_us = sum(row.total_us for row in self.rows if row.kind == "float")
+        return [f"{float_us:.1f} us are spent outside of lookup tables.", *told]
+
+    def _dicts(self) -> list[dict[str, Any]]:
+        percents = {
+            "share_percent": "share",
+            "encode_percent": "encode_bound_share",
+            "read_percent": "read_bound_share",
+        }
+        rows = super()._dicts()
+        for row in rows:
+            row |= {shown: 100 * row[key] for shown, key in percents.items() if row[key] is not None}
+        return rows
+
+
+def profile(
+    subject: str | Path, inputs: Mapping[str, Any] | None = None, *, repeat: int = 100, threads: int = 1
+) -> ProfileReport:
+    """Time every kernel of an artifact, pinned to `threads` CPUs, the fastest of `repeat` runs each.
+
+    inputs : arrays by name; None draws random ones.
+
+    Raises
+    ------
+    ArtifactError, TargetError : the artifact is damaged or not for this machine.
+    InputError : the inputs do not fit.
+    """
+    artifact = read_artifact(subject)
+    manifest = artifact.manifest
+    check_runs_here(manifest.target)
+    with pinned(threads) as cpus:
+        from lutc.runtime.session import load
+
+        given = dict(inputs) if inputs is not None else random_inputs(manifest.inputs)
+        kernels = load(artifact.path, threads=threads).profile(given, repeat=repeat)
+        ghz = _ghz()
+    rows = _rows(kernels, manifest.layers)
+    if threads == 1 and ghz:
+        _add_bounds(rows, artifact, given, ghz)
+    total = sum(us for _, us in kernels)
+    details = {
+        "artifact": str(artifact.path),
+        "target": manifest.target.name,
+        "machine": cpu_name(),
+        "threads": threads,
+        "pinned_to_cpus": cpus,
+        "runs": repeat,
+        "clock_ghz": ghz,
+        "kernels_us": total,
+    }
+    return ProfileReport(rows, details)
+
+
+def _ghz() -> float | None:
+    clock = clock_call()
+    return nominal_ghz() if clock is None else CLOCK_CYCLES / time_in_turns({"": clock})[""].min_us / 1e3
+
+
+def _rows(kernels: Sequence[tuple[str, float]], layers: Sequence[LayerRow]) -> list[ProfileRow]:
+    names = _Names([layer.name for layer in layers if layer.kind == "lut"])
+    kinds = {layer.name: layer.kernel for layer in layers}
+    rows: dict[tuple[str, str], ProfileRow] = {}
+    total = sum(us for _, us in kernels)
+    for symbol, us in kernels:
+        match = _SYMBOL.fullmatch(symbol)
+        kind, name = ("lut", names.layer(match[2])) if match else ("float", symbol)
+        row = rows.setdefault((kind, name), ProfileRow(name, kind, kernel=kinds.get(name, "")))
+        if match:
+            part = f"{PARTS[match[1]]}_us"
+            setattr(row, part, (getattr(row, part) or 0.0) + us)
+        row.total_us += us
+        row.share = row.total_us / total if total else 0.0
+        row.calls += 1
+    return list(rows.values())
+
+
+class _Names:
+    """Layer names from the words that kernel symbols carry: other characters than letters and digits became "_".
+
+    Where that makes two names equal the compiler numbered the symbols, in the order of the layers.
+    """
+
+    def __init__(self, layers: Sequence[str]) -> None:
+        self._layers: dict[str, list[str]] = {}
+        for name in layers:
+            self._layers.setdefault(_word(name), []).append(name)
+
+    def layer(self, word: str) -> str:
+        """The layer's name, or the word itself where no layer fits."""
+        for known, layers in sorted(self._layers.items(), key=lambda item: -len(item[0])):
+            number = re.fullmatch(r"_?(\d*)", word.removeprefix(known)) if word.startswith(known) else None
+            if number is not None and int(number[1] or 0) < len(layers):
+                return layers[int(number[1] or 0)]
+        return word or "(unnamed)"
+
+
+def _word(name: str) -> str:
+    """A layer's name as kernel symbols carry it."""
+    return re.sub(r"\W+", "_", name).strip("_")
+
+
+def _add_bounds(rows: Sequence[ProfileRow], artifact: Artifact, inputs: Mapping[str, Any], ghz: float) -> None:
+    names = _Names([layer.name for layer in artifact.manifest.layers if layer.kind == "lut"])
+    found = {symbol: size for symbol, size in result_sizes(artifact, inputs).items() if symbol.startswith(_READ)}
+    positions = {names.layer(symbol.removeprefix(_READ).lstrip("_")): size for symbol, size in found.items()}
+    layers = {layer.name: layer for layer in artifact.manifest.layers if layer.kind == "lut"}
+    for row in rows:
+        layer = layers.get(row.name) if row.kind == "lut" else None
+        if layer is None:
+            continue
+        row.rows = positions[row.name] // layer.outputs if row.name in positions else None
+        least = _bound(layer, row.rows, artifact, ghz) if row.rows else None
+        if least is not None:
+            row.encode_bound_share = least.search_us / row.encode_us if row.encode_us else None
+            row.read_bound_share = least.read_us / row.read_us if row.read_us else None
+
+
+def _bound(layer: LayerRow, rows: int, artifact: Artifact, ghz: float) -> Bound | None:
+    isa = layer.kernel.removeprefix("shuffle ") if layer.kernel.startswith("shuffle ") else _isa(artifact)
+    peak = find_peak(isa)
+    if peak is None or layer.table_dtype != "int8":
+        return None
+    shape = LayerShape(
+        rows, layer.num_codebooks, layer.num_centroids, layer.subvector_len, layer.outputs, layer.encode_dtype,
+        gather=layer.kernel == "row gather",
+    )  # fmt: skip
+    return bound(shape, peak, ghz)
+
+
+def _isa(artifact: Artifact) -> str:
+    from tvm.target import Target
+
+    from tvm_ext.target import best_isa
+
+    target = artifact.manifest.target
+    return best_isa(Target({"kind": "llvm", "mtriple": target.triple, "mcpu": target.cpu, "mattr": target.attrs})).name
