@@ -23,6 +23,7 @@ from tvm_ext.tensor_intrin import TABLE_ENTRIES, Isa
 from tvm_ext.tensor_intrin.spec import FLOAT_DOT
 from tvm_ext.transform._rewrite import add_layer_rows, array, is_constant, rewrite_module, with_args
 
+_RESHAPE = tvm.ir.Op.get("relax.reshape")
 ROWWISE_SHARE = 6
 """A dense layer whose rows fill no more than this part of a tile reads table rows directly (measured on x86)."""
 
@@ -198,7 +199,7 @@ def _pack_lookup(rewriter, lookup: relax.Call, encode: relax.Call, choice: Choic
     if present(residual) and not (int(lookup.attrs["axis"]) == -1 and len(residual.ty.shape) == 2):
         batch = int(codes.ty.shape[0])
         shape = (batch, outputs, rows) if int(lookup.attrs["axis"]) == 1 else (rows, outputs)
-        residual = rewriter.builder_.emit(relax.op.reshape(residual, shape))
+        residual = _reshaped(rewriter, residual, shape)
     if not _has_mult(lookup):
         mult = relax.Tuple([])
     chunk, narrow = 0, False
@@ -212,6 +213,14 @@ def _pack_lookup(rewriter, lookup: relax.Call, encode: relax.Call, choice: Choic
         mult = relax.const(pack.pack_mult(array(mult), read, codebooks)) if present(mult) else mult
     args = [codes, table, scale, bias, mult, residual]
     return with_args(lookup, args, layout=choice.layout, rows=rows, chunk=chunk, narrow=int(narrow))
+
+
+def _reshaped(rewriter, expr: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
+    """`expr` in another shape; taken from before a reshape where it had that shape, since two in a row cost a copy."""
+    before = rewriter.producer(expr, _RESHAPE)
+    if before is not None and int_tuple(before.args[0].ty.shape) == shape:
+        return before.args[0]
+    return rewriter.builder_.emit(relax.op.reshape(expr, shape))
 
 
 def _row(lookup: relax.Call, encode: relax.Call, choice: Choice, fallback: str) -> dict:
