@@ -153,7 +153,7 @@ def _collect(plane, pattern, windows: Windows, real: Callable, length: int, span
     def element(b, c, block, t, lane, i):
         channel, start = windows.origin(t)
         value = plane[b, windows.channel(real(c), channel), windows.offset(block * LANES) + start + s]
-        taken = pattern[block % period, lane, i] == s.var.astype("uint8")
+        taken = pattern[block % period, lane, i] == s.var.astype(pattern.dtype)
         return te.sum(tirx.Select(taken, value, tirx.const(0, plane.dtype)), axis=s)
 
     return te.compute(shape, element, name="lut_x")

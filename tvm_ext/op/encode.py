@@ -92,13 +92,13 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     def tiled(x, centroids, inv_scale, score_bias, pattern) -> te.Tensor:
         isa, tiles = get_isa(layout), int(attrs["tiles"])
         dot = isa.dot if search.encode_dtype == "int8" else FLOAT_DOT
-        windows = None
+        window, windows = isa.window_for(search.encode_dtype), None
         if int_tuple(attrs["image"]):
             windows = Windows(patches, length, dot.depth, tiles * isa.table_read.rows)
         return encode_tiled(
             x, centroids, inv_scale, score_bias, pattern, patches=patches, search=search, length=length,
             num_codebooks=int(attrs["num_codebooks"]), tiles=tiles, windows=windows, read=isa.table_read, dot=dot,
-            span=isa.window.span if isa.window else 0, regroup=regroup,
+            span=window.span if window else 0, regroup=regroup,
         )  # fmt: skip
 
     regroup = layout not in ("", "rowwise") and _integer_runs(patches, search, length, get_isa(layout).dot)

@@ -50,7 +50,8 @@ class EncodeTiled(ScheduleRule):
             sch.vectorize(sch.get_loops(blocks["lut_quantized"])[-1])
             _schedule_regroup(sch, subvector, dot)
         else:
-            _schedule_subvector(sch, subvector, isa.window if int(kernel["windows"]) else None)
+            window = isa.window_for(str(kernel["encode_dtype"])) if int(kernel["windows"]) else None
+            _schedule_subvector(sch, subvector, window)
         return sch
 
 
@@ -91,6 +92,8 @@ def _schedule_subvector(sch: s_tir.Schedule, subvector, window: Window | None) -
     t, lane, i, _ = sch.get_loops(subvector)[-4:]
     if extent(sch, t) * extent(sch, i) <= _MAX_UNROLL:
         sch.unroll(t)
-    init = sch.decompose_reduction(subvector, lane)
+    if window.depth == 1:
+        sch.reorder(i, lane)  # the intrinsic's meaning has no loop over a single slot
+    init = sch.decompose_reduction(subvector, i if window.depth == 1 else lane)
     sch.tensorize(lane, window.intrin)
     sch.vectorize(sch.fuse(*sch.get_loops(init)[-2:]))

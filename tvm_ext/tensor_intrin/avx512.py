@@ -5,7 +5,8 @@ from __future__ import annotations
 from tvm import s_tir
 
 from tvm_ext.tensor_intrin._shuffle_madd import dot_impl, table_read_impl
-from tvm_ext.tensor_intrin.desc import dot_desc, table_read_desc
+from tvm_ext.tensor_intrin._window import FLOAT_WINDOW, WORD_WINDOW, window_impl
+from tvm_ext.tensor_intrin.desc import dot_desc, table_read_desc, window_desc
 from tvm_ext.tensor_intrin.spec import Dot, Isa, TableRead
 
 ISA = Isa(
@@ -15,6 +16,8 @@ ISA = Isa(
     rank=30,
     table_read=TableRead("lut_read_avx512", rows=64, group=2, acc_dtype="int16", order="unpack", tiles=6),
     dot=Dot("lut_dot_avx512", rows=16, depth=2, x_dtype="int16", c_dtype="int16"),
+    window=WORD_WINDOW,
+    float_window=FLOAT_WINDOW,
     float_lanes=16,
     manual="https://www.intel.com/content/www/us/en/docs/intrinsics-guide/index.html#text=pshufb",
 )
@@ -25,3 +28,5 @@ def register() -> None:
     read = table_read_impl(ISA.table_read, "llvm.x86.avx512.pshuf.b.512", "llvm.x86.avx512.pmaddubs.w.512")
     s_tir.TensorIntrin.register(ISA.table_read.intrin, table_read_desc(ISA.table_read), read)
     s_tir.TensorIntrin.register(ISA.dot.intrin, dot_desc(ISA.dot), dot_impl(ISA.dot, "llvm.x86.avx512.pmaddw.d.512"))
+    for window in (WORD_WINDOW, FLOAT_WINDOW):
+        s_tir.TensorIntrin.register(window.intrin, window_desc(window), window_impl(window))

@@ -6,10 +6,11 @@ from tvm import s_tir
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
+from tvm_ext.tensor_intrin._window import FLOAT_WINDOW
 from tvm_ext.tensor_intrin.desc import dot_desc, table_read_desc, window_desc
 from tvm_ext.tensor_intrin.spec import Dot, Isa, TableRead, Window, llvm_intrinsic
 
-_WINDOW = Window("lut_window_vbmi", span=64, rows=16, depth=4)
+_WINDOW = Window("lut_window_vbmi", span=64, depth=4, dtype="uint8", index_dtype="uint8")
 ISA = Isa(
     name="avx512_vbmi",
     arch="x86",
@@ -22,6 +23,7 @@ ISA = Isa(
     ),
     dot=Dot("lut_dot_vnni", rows=16, depth=4, x_dtype="uint8", c_dtype="int8"),
     window=_WINDOW,
+    float_window=FLOAT_WINDOW,
     float_lanes=16,
     manual="https://www.intel.com/content/www/us/en/docs/intrinsics-guide/index.html#text=vpermb",
 )  # fmt: skip

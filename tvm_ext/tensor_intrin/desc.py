@@ -134,14 +134,16 @@ def dot_desc(dot: Dot) -> PrimFunc:
 
 
 def window_desc(window: Window) -> PrimFunc:
-    """``out[n, i] += window[pattern[n, i]]``, as a one-hot sum."""
-    rows, depth, span = window.rows, window.depth, window.span
+    """``out[n, i] += source[pattern[n, i]]``, as a one-hot sum."""
+    rows, depth, span, dtype, index = window.rows, window.depth, window.span, window.dtype, window.index_dtype
+    if depth == 1:
+        return _window_of_one(rows, span, dtype, index)
 
     @T.prim_func(s_tir=True)
     def desc(
-        pattern: T.Buffer((rows, depth), "uint8", offset_factor=1),
-        source: T.Buffer((span,), "uint8", offset_factor=1),
-        out: T.Buffer((rows, depth), "uint8", offset_factor=1),
+        pattern: T.Buffer((rows, depth), index, offset_factor=1),
+        source: T.Buffer((span,), dtype, offset_factor=1),
+        out: T.Buffer((rows, depth), dtype, offset_factor=1),
     ):
         with T.sblock("root"):
             T.reads(out[0:rows, 0:depth], pattern[0:rows, 0:depth], source[0:span])
@@ -149,6 +151,30 @@ def window_desc(window: Window) -> PrimFunc:
             for n, i, s in T.grid(rows, depth, span):
                 with T.sblock("collect"):
                     vn, vi, vs = T.axis.remap("SSR", [n, i, s])
-                    out[vn, vi] = out[vn, vi] + T.Select(pattern[vn, vi] == T.cast(vs, "uint8"), source[vs], T.uint8(0))
+                    out[vn, vi] = out[vn, vi] + T.Select(
+                        pattern[vn, vi] == T.cast(vs, index), source[vs], T.cast(0, dtype)
+                    )
+
+    return desc
+
+
+def _window_of_one(rows: int, span: int, dtype: str, index: str) -> PrimFunc:
+    """The same without the loop over a single slot, which tensorize would not find."""
+
+    @T.prim_func(s_tir=True)
+    def desc(
+        pattern: T.Buffer((rows, 1), index, offset_factor=1),
+        source: T.Buffer((span,), dtype, offset_factor=1),
+        out: T.Buffer((rows, 1), dtype, offset_factor=1),
+    ):
+        with T.sblock("root"):
+            T.reads(out[0:rows, 0:1], pattern[0:rows, 0:1], source[0:span])
+            T.writes(out[0:rows, 0:1])
+            for n, s in T.grid(rows, span):
+                with T.sblock("collect"):
+                    vn, vs = T.axis.remap("SR", [n, s])
+                    out[vn, 0] = out[vn, 0] + T.Select(
+                        pattern[vn, 0] == T.cast(vs, index), source[vs], T.cast(0, dtype)
+                    )
 
     return desc

@@ -91,19 +91,24 @@ class Dot:
 
 @dataclass(frozen=True)
 class Window:
-    """How an ISA collects the inputs of 16 neighbouring positions of a conv: one load, one byte permutation.
+    """How an ISA collects the inputs of 16 neighbouring positions of a conv: one permutation of one or two registers.
 
     Parameters
     ----------
     intrin : name of the tensor intrinsic.
-    span : bytes that the load covers; a window must fit in it.
-    rows, depth : positions, and bytes each of them takes; as the ISA's Dot has them.
+    span : elements that are loaded; a window must fit in them.
+    depth : elements each of the 16 positions takes, as the ISA's Dot has it.
+    dtype : of the elements.
+    index_dtype : of the permutation.
     """
 
     intrin: str
     span: int
-    rows: int
     depth: int
+    dtype: str
+    index_dtype: str
+
+    rows = 16
 
 
 PLAIN_DOT = Dot(intrin="", rows=16, depth=1, x_dtype="int16", c_dtype="int16")
@@ -119,7 +124,8 @@ class Isa:
     ----------
     name : name of the ISA; also the `layout` attribute of packed lut ops.
     float_lanes : float32 elements of a vector register.
-    window : how conv inputs are collected, or None for one element at a time.
+    window, float_window : how conv inputs are collected for the int8 and the float32 search, or None for one element
+        at a time.
     arch : "x86", "aarch64" or "" for any.
     requires : LLVM feature names, all needed.
     rank : the usable ISA with the highest rank is chosen.
@@ -134,7 +140,12 @@ class Isa:
     dot: Dot
     manual: str
     window: Window | None = None
+    float_window: Window | None = None
     float_lanes: int = 4
+
+    def window_for(self, encode_dtype: str) -> Window | None:
+        """How conv inputs are collected for the search in `encode_dtype`."""
+        return self.window if encode_dtype == "int8" else self.float_window
 
 
 def llvm_intrinsic(name: str) -> str:

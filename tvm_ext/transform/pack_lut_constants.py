@@ -158,7 +158,9 @@ def _pack_encode(rewriter, encode: relax.Call, choice: Choice) -> relax.Call:
     image, pattern = (), None
     if windows is not None:
         image = patches.shape
-        pattern = _pattern(windows, choice.isa) if integer else None
+        window = choice.isa.window_for("int8" if integer else "float32")
+        if window is not None and windows.fits(window.span):
+            pattern = windows.pattern().astype(window.index_dtype)
         x = rewriter.builder_.emit(
             _plane(x, encode, windows, choice.isa, array(inv_scale) if integer else None, zero_point)
         )
@@ -170,13 +172,6 @@ def _pack_encode(rewriter, encode: relax.Call, choice: Choice) -> relax.Call:
     )  # fmt: skip
 
 
-def _pattern(windows: Windows, isa: Isa) -> np.ndarray | None:
-    """The permutations of the ISA's windows, or None where it has none or they do not fit."""
-    if isa.window is None or not windows.fits(isa.window.span):
-        return None
-    return windows.pattern().astype(np.uint8)
-
-
 def _plane(
     x, encode: relax.Call, windows: Windows, isa: Isa, inv_scale: np.ndarray | None, zero_point: int
 ) -> relax.Call:
@@ -184,7 +179,8 @@ def _plane(
     integer = inv_scale is not None
     if integer:  # of the codebook that a channel belongs to
         inv_scale = inv_scale[np.arange(channels) * windows.patches.taps // windows.length]
-    span = max(isa.window.span if isa.window else 0, windows.depth * windows.patches.dilations[1] + windows.pitch)
+    window = isa.window_for(str(a["encode_dtype"]))
+    span = max(window.span if window else 0, windows.depth * windows.patches.dilations[1] + windows.pitch)
     return plane(
         x, None if inv_scale is None else relax.const(inv_scale), encode_dtype=str(a["encode_dtype"]),
         input_signed=bool(int(a["input_signed"])), pads=windows.patches.pads, size=windows.plane_size(span),

@@ -59,9 +59,9 @@ def _dot_case(dot: Dot, style: int) -> Case:
 
 
 def _window_case(window: Window, style: int) -> Case:
-    pattern = _values(style, (window.rows, window.depth), "uint8", 0, window.span - 1)
-    source = _values(5 - style, (window.span,), "uint8", 0, 255)
-    out = np.zeros((window.rows, window.depth), "uint8")
+    pattern = _values(style, (window.rows, window.depth), window.index_dtype, 0, window.span - 1)
+    source = _values(5 - style, (window.span,), window.dtype, 0 if window.dtype == "uint8" else -128, 255)
+    out = np.zeros((window.rows, window.depth), window.dtype)
     return Case(window.intrin, (pattern, source, out), source[pattern])
 
 
@@ -71,8 +71,9 @@ def _cases(isa: Isa) -> list[Case]:
         cases += [_read_case(isa.table_read, True, style) for style in range(6)]
     if isa.dot.intrin:
         cases += [_dot_case(isa.dot, style) for style in range(6)]
-    if isa.window is not None:
-        cases += [_window_case(isa.window, style) for style in range(6)]
+    for window in (isa.window, isa.float_window):
+        if window is not None:
+            cases += [_window_case(window, style) for style in range(6)]
     return cases
 
 
