@@ -1,8 +1,8 @@
 """Windows of a conv's bordered plane: where positions find their pixels, and how pixels are grouped for dot products.
 
 A step is one dot-product instruction a vector of positions: `depth` elements of a subvector. Where steps follow kernel
-rows, the elements that 16 consecutive positions need for a step lie close behind the first position's, and which of them
-each lane takes repeats with a period, because positions walk along the rows of the plane: one load, one permutation.
+rows, the elements that 16 consecutive positions need for a step lie close behind the first position's, and which of
+them each lane takes repeats with a period, because positions walk along the rows of the plane: one permutation.
 """
 
 from __future__ import annotations
