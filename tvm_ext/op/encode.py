@@ -13,7 +13,6 @@ from tvm_ext.compute.windows import Windows
 from tvm_ext.op._register import attributes, given, int_tuple, optional, present, register, static_shape
 from tvm_ext.op._search import check_codebooks, patches_of, search_of
 from tvm_ext.tensor_intrin import Dot, get_isa
-from tvm_ext.tensor_intrin.spec import FLOAT_DOT
 
 NAME = "lut.encode"
 
@@ -91,7 +90,7 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
 
     def tiled(x, centroids, inv_scale, score_bias, pattern) -> te.Tensor:
         isa, tiles = get_isa(layout), int(attrs["tiles"])
-        dot = isa.dot if search.encode_dtype == "int8" else FLOAT_DOT
+        dot = isa.dot_for(search.encode_dtype)
         window, windows = isa.window_for(search.encode_dtype), None
         if int_tuple(attrs["image"]):
             windows = Windows(patches, length, dot.depth, tiles * isa.table_read.rows)

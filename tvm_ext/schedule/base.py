@@ -29,12 +29,3 @@ def extent(sch: s_tir.Schedule, loop) -> int:
 def largest_divisor(value: int, limit: int) -> int:
     """The largest divisor of `value` that is at most `limit`."""
     return next(d for d in range(min(value, limit), 0, -1) if value % d == 0)
-
-
-def vectorize_divisible(sch: s_tir.Schedule, loop, width: int) -> None:
-    """Vectorize `loop` by the largest power of two up to `width` that divides it."""
-    lanes = width
-    while extent(sch, loop) % lanes:
-        lanes //= 2
-    if lanes > 1:
-        sch.vectorize(sch.split(loop, [None, lanes])[1])

@@ -11,7 +11,6 @@ from tvm_ext.compute.encode import LANES
 from tvm_ext.schedule.base import blocks_of, extent, kernel_of
 from tvm_ext.tensor_intrin import Dot, Window, get_isa
 from tvm_ext.tensor_intrin.regroup import regroup_intrin
-from tvm_ext.tensor_intrin.spec import FLOAT_DOT
 
 _MAX_UNROLL = 64
 """Elements of a subvector up to which the loops over them are unrolled."""
@@ -29,7 +28,7 @@ class EncodeTiled(ScheduleRule):
         if kernel is None:
             return None
         isa = get_isa(str(kernel["isa"]))
-        dot = isa.dot if str(kernel["encode_dtype"]) == "int8" else FLOAT_DOT
+        dot = isa.dot_for(str(kernel["encode_dtype"]))
         sch = s_tir.Schedule(func)
         blocks = blocks_of(sch)
         codes, best, score, subvector = (blocks[f"lut_{n}"] for n in ("codes", "best", "score", "x"))

@@ -143,6 +143,10 @@ class Isa:
     float_window: Window | None = None
     float_lanes: int = 4
 
+    def dot_for(self, encode_dtype: str) -> Dot:
+        """The dot product of the search in `encode_dtype`."""
+        return self.dot if encode_dtype == "int8" else FLOAT_DOT
+
     def window_for(self, encode_dtype: str) -> Window | None:
         """How conv inputs are collected for the search in `encode_dtype`."""
         return self.window if encode_dtype == "int8" else self.float_window

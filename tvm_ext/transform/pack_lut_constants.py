@@ -20,7 +20,6 @@ from tvm_ext.op.lookup_accumulate import OP as LOOKUP
 from tvm_ext.op.plane import plane
 from tvm_ext.target import best_isa
 from tvm_ext.tensor_intrin import TABLE_ENTRIES, Isa
-from tvm_ext.tensor_intrin.spec import FLOAT_DOT
 from tvm_ext.transform._rewrite import add_layer_rows, array, is_constant, rewrite_module, with_args
 
 _RESHAPE = tvm.ir.Op.get("relax.reshape")
@@ -144,9 +143,10 @@ def _pack_encode(rewriter, encode: relax.Call, choice: Choice) -> relax.Call:
         if is_constant(centroids):
             turned = relax.const(np.ascontiguousarray(array(centroids).transpose(0, 2, 1)))
         return with_args(encode, [x, turned, *encode.args[2:]], layout="rowwise")
-    integer = str(encode.attrs["encode_dtype"]) == "int8"
+    encode_dtype = str(encode.attrs["encode_dtype"])
+    integer = encode_dtype == "int8"
     c, _, v = (int(d) for d in centroids.ty.shape)
-    dot, tiles = choice.isa.dot if integer else FLOAT_DOT, choice.tiles(patches.rows)
+    dot, tiles = choice.isa.dot_for(encode_dtype), choice.tiles(patches.rows)
     windows = None
     if patches.is_conv and patches.whole_channels(v):
         windows = Windows(patches, v, dot.depth, tiles * choice.isa.table_read.rows)
@@ -158,7 +158,7 @@ def _pack_encode(rewriter, encode: relax.Call, choice: Choice) -> relax.Call:
     image, pattern = (), None
     if windows is not None:
         image = patches.shape
-        window = choice.isa.window_for("int8" if integer else "float32")
+        window = choice.isa.window_for(encode_dtype)
         if window is not None and windows.fits(window.span):
             pattern = windows.pattern().astype(window.index_dtype)
         x = rewriter.builder_.emit(
