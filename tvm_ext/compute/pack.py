@@ -11,8 +11,6 @@ from tvm_ext.tensor_intrin import TABLE_ENTRIES, Dot, Isa, TableRead
 _INT16_MAX = 32767
 _DRAIN_STRETCH = 32
 """Codebooks between drains of int16 sums, at least: 32 * 128 always fits, and a drain costs as much as a few reads."""
-_CACHE_BYTES, _STREAM = 1 << 20, 6.0
-"""A table beyond this size streams from the outer cache for each block of rows; lookups that take as long as a byte."""
 
 
 def build_table(centroids: np.ndarray, weight: np.ndarray, table_dtype: str) -> tuple[np.ndarray, np.ndarray]:
@@ -49,17 +47,13 @@ def register_tile(tiles: int, outputs: int, codebooks: int, read: TableRead, lan
     """The tile that reads a table of `codebooks` x 16 x `outputs` for `tiles` row tiles in the least estimated time.
 
     Rows and outputs are padded to whole tiles; with `lanes`, the tile's outputs divide it. A lookup costs its
-    instructions and a share of the loads of codes and table rows; a table beyond the cache is streamed once for every
-    block of rows.
+    instructions and a share of the loads of codes and table rows.
     """
 
-    def cost(tile: RegisterTile) -> tuple[float, float]:
+    def cost(tile: RegisterTile) -> float:
         row_blocks, blocks = -(-tiles // tile.row_tiles), -(-outputs // tile.outputs)
         lookups = row_blocks * tile.row_tiles * read.rows * blocks * tile.outputs * codebooks
-        compute = lookups * (1 + 0.3 * (1 / tile.row_tiles + 1 / tile.outputs))
-        table_bytes = codebooks * TABLE_ENTRIES * outputs
-        stream = row_blocks * table_bytes * _STREAM if table_bytes > _CACHE_BYTES else 0
-        return max(compute, stream), compute
+        return lookups * (1 + 0.3 * (1 / tile.row_tiles + 1 / tile.outputs))
 
     candidates = [RegisterTile(r, q) for r in range(1, read.tiles + 1) for q in range(1, read.tiles // r + 1)]
     return min((tile for tile in candidates if not lanes or lanes % tile.outputs == 0), key=cost)

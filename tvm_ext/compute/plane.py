@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from tvm_ext.compute.patches import Patches
 from tvm_ext.compute.search import Search
+from tvm_ext.threads import worth_threads
 
 _LANES = 16
 _CLEAR = 64
+_NS_PER_ELEMENT = 0.1
 
 
 def plane_kernel(patches: Patches, search: Search, size: int, dtype: str) -> PrimFunc:
@@ -21,7 +25,7 @@ def plane_kernel(patches: Patches, search: Search, size: int, dtype: str) -> Pri
     if search.encode_dtype == "float32":
         return _copy(patches, size)
     batch, channels, height, width = patches.shape
-    (top, left), pitch = patches.pads[:2], patches.plane_shape[3]
+    (top, left), pitch, over_channels = patches.pads[:2], patches.plane_shape[3], _channel_loop(patches)
     chunks, tail = width // _LANES, width % _LANES
 
     @T.prim_func(s_tir=True)
@@ -34,7 +38,7 @@ def plane_kernel(patches: Patches, search: Search, size: int, dtype: str) -> Pri
         with T.sblock("plane"):  # one block: some Relax passes ask what blocks a PrimFunc has
             T.reads(x[0:batch, 0:channels, 0:height, 0:width])
             T.writes(plane[0:batch, 0:channels, 0:size])
-            for image in T.parallel(batch * channels):
+            for image in over_channels(batch * channels):
                 b: T.let = image // channels
                 c: T.let = image % channels
                 for p in T.serial(size // _CLEAR):
@@ -52,9 +56,13 @@ def plane_kernel(patches: Patches, search: Search, size: int, dtype: str) -> Pri
     return kernel
 
 
+def _channel_loop(patches: Patches):
+    return T.parallel if worth_threads(math.prod(patches.shape) * _NS_PER_ELEMENT) else T.serial
+
+
 def _copy(patches: Patches, size: int) -> PrimFunc:
     batch, channels, height, width = patches.shape
-    (top, left), pitch = patches.pads[:2], patches.plane_shape[3]
+    (top, left), pitch, over_channels = patches.pads[:2], patches.plane_shape[3], _channel_loop(patches)
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -64,7 +72,7 @@ def _copy(patches: Patches, size: int) -> PrimFunc:
         with T.sblock("plane"):  # one block: some Relax passes ask what blocks a PrimFunc has
             T.reads(x[0:batch, 0:channels, 0:height, 0:width])
             T.writes(plane[0:batch, 0:channels, 0:size])
-            for image in T.parallel(batch * channels):
+            for image in over_channels(batch * channels):
                 b: T.let = image // channels
                 c: T.let = image % channels
                 for p in T.serial(size // _LANES):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from tvm import s_tir
@@ -22,6 +23,11 @@ def blocks_of(sch: s_tir.Schedule) -> dict[str, s_tir.schedule.SBlockRV]:
     return {str(sch.get(block).name_hint): block for block in children}
 
 
+def smallest_divisor(value: int, least: int) -> int:
+    """The smallest divisor of `value` that is at least `least`, or `value`."""
+    return next(d for d in range(min(max(least, 1), value), value + 1) if value % d == 0)
+
+
 def extent(sch: s_tir.Schedule, loop) -> int:
     return int(sch.get(loop).extent)
 
@@ -29,3 +35,8 @@ def extent(sch: s_tir.Schedule, loop) -> int:
 def largest_divisor(value: int, limit: int) -> int:
     """The largest divisor of `value` that is at most `limit`."""
     return next(d for d in range(min(value, limit), 0, -1) if value % d == 0)
+
+
+def iterations(sch: s_tir.Schedule, block) -> int:
+    """How often `block` runs, before it was scheduled."""
+    return math.prod(extent(sch, loop) for loop in sch.get_loops(block))

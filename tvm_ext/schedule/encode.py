@@ -8,10 +8,13 @@ from tvm.target import Target
 from tvm.tirx import PrimFunc
 
 from tvm_ext.compute.encode import LANES
-from tvm_ext.schedule.base import blocks_of, extent, kernel_of
+from tvm_ext.schedule.base import blocks_of, extent, iterations, kernel_of
 from tvm_ext.tensor_intrin import Dot, Window, get_isa
 from tvm_ext.tensor_intrin.regroup import regroup_intrin
+from tvm_ext.threads import SHARES, worth_threads
 
+_NS_PER_PRODUCT = 1 / 150
+"""Of the int8 search on x86, roughly: tells work that threads share from work that they do not."""
 _MAX_UNROLL = 64
 """Elements of a subvector up to which the loops over them are unrolled."""
 
@@ -33,7 +36,13 @@ class EncodeTiled(ScheduleRule):
         blocks = blocks_of(sch)
         codes, best, score, subvector = (blocks[f"lut_{n}"] for n in ("codes", "best", "score", "x"))
         b, tile, group, *_ = sch.get_loops(codes)
-        sch.parallel(sch.fuse(b, tile))
+        if worth_threads(iterations(sch, score) * _NS_PER_PRODUCT):
+            if extent(sch, b) * extent(sch, tile) >= SHARES:
+                sch.parallel(sch.fuse(b, tile))
+            else:
+                sch.reorder(group, b, tile)
+                sch.parallel(group)
+                group = tile
         sch.compute_at(best, group, preserve_unit_loops=True)
         c, n, k = sch.get_loops(best)[-3:]
         block, lane = sch.split(n, [None, LANES])
@@ -46,7 +55,10 @@ class EncodeTiled(ScheduleRule):
         _schedule_score(sch, score, dot)
         if int(kernel["regroup"]):
             sch.compute_at(blocks["lut_quantized"], block, preserve_unit_loops=True)
-            sch.vectorize(sch.get_loops(blocks["lut_quantized"])[-1])
+            *_, r, lane, i = sch.get_loops(blocks["lut_quantized"])
+            for loop in (r, lane):  # else LLVM may vectorize across rows, with gathers
+                sch.unroll(loop)
+            sch.vectorize(i)
             _schedule_regroup(sch, subvector, dot)
         else:
             window = isa.window_for(str(kernel["encode_dtype"])) if int(kernel["windows"]) else None

@@ -7,9 +7,12 @@ from tvm.s_tir.dlight import ScheduleRule
 from tvm.target import Target
 from tvm.tirx import PrimFunc
 
-from tvm_ext.schedule.base import blocks_of, extent, kernel_of, largest_divisor
+from tvm_ext.schedule.base import blocks_of, extent, iterations, kernel_of, largest_divisor
+from tvm_ext.threads import worth_threads
 
 _LANES = 16
+_NS_PER_ENTRY, _NS_PER_PRODUCT = 1 / 30, 1 / 10
+"""Of table rows added up and of products on x86, roughly: tells work that threads share from work that they do not."""
 
 
 class LookupGather(ScheduleRule):
@@ -22,13 +25,15 @@ class LookupGather(ScheduleRule):
         blocks = blocks_of(sch)
         acc, out = blocks["lut_acc"], blocks["lut_out"]
         b, n, m, c = sch.get_loops(acc)
+        work = iterations(sch, acc) * _NS_PER_ENTRY
         lanes = largest_divisor(extent(sch, m), 4 * _LANES)
         mo, mi = sch.split(m, [None, lanes])
         sch.reorder(b, n, mo, c, mi)
-        rows = sch.fuse(b, n)
-        sch.parallel(rows)
+        rows = sch.fuse(b, n, mo)
+        if worth_threads(work):
+            sch.parallel(rows)
         sch.vectorize(mi)
-        sch.reverse_compute_at(out, mo, preserve_unit_loops=True)
+        sch.reverse_compute_at(out, rows, preserve_unit_loops=True)
         init = sch.decompose_reduction(acc, c)
         sch.vectorize(sch.get_loops(init)[-1])
         return sch
@@ -45,7 +50,10 @@ class EncodeRowwise(ScheduleRule):
         blocks = blocks_of(sch)
         best, score, subvector = (blocks[f"lut_{n}"] for n in ("best", "score", "x"))
         b, n, c, _ = sch.get_loops(best)
-        sch.parallel(sch.fuse(b, n))
+        work = iterations(sch, score) * _NS_PER_PRODUCT
+        rows = sch.fuse(b, n)
+        if worth_threads(work):
+            sch.parallel(rows)
         sch.compute_at(score, c, preserve_unit_loops=True)
         sch.compute_at(subvector, c, preserve_unit_loops=True)
         k, v = sch.get_loops(score)[-2:]

@@ -7,19 +7,25 @@ from tvm.s_tir.dlight import ScheduleRule
 from tvm.target import Target
 from tvm.tirx import PrimFunc
 
-from tvm_ext.schedule.base import blocks_of, extent, kernel_of, largest_divisor
-from tvm_ext.tensor_intrin import TableRead, get_isa
+from tvm_ext.schedule.base import blocks_of, extent, iterations, kernel_of, largest_divisor, smallest_divisor
+from tvm_ext.tensor_intrin import TABLE_ENTRIES, TableRead, get_isa
 from tvm_ext.tensor_intrin.transpose import transpose_intrin
+from tvm_ext.threads import SHARES, worth_threads
 
 _EPILOGUE_LANES = 16
 _RUN = 32
+_PANEL_BYTES = 1 << 20
+"""Of a table: what stays in a core's second cache beside the codes."""
+_LOOKUPS_PER_NS = 100
+"""Of the x86 kernels, roughly: tells work that threads share from work that they do not."""
 
 
 class LookupShuffle(ScheduleRule):
     """Schedules PrimFuncs of kind ``lookup_shuffle``.
 
-    Loops: images and row blocks in parallel, output blocks, [drain chunks,] codebook groups, then Q x R tensorized
-    tiles whose accumulators stay in registers; the epilogue follows each output block.
+    Loops: images, panels of the table that the second cache holds, row blocks, all shared among threads; then output
+    blocks, [drain chunks,] codebook groups, and Q x R tensorized tiles whose accumulators stay in registers; the
+    epilogue follows each output block.
     """
 
     def apply(self, func: PrimFunc, target: Target, tunable: bool) -> s_tir.Schedule | None:
@@ -33,12 +39,18 @@ class LookupShuffle(ScheduleRule):
         root = acc if drain is None else drain
         b, m, n, *reduce = sch.get_loops(root)
         rows = extent(sch, sch.get_loops(out)[-1])
+        lookups = iterations(sch, acc) // TABLE_ENTRIES
         row_tiles, outs = _tile_shape(sch, extent(sch, n) // read.rows, int(kernel["block"]), read, tunable)
+        images, outputs = extent(sch, b), extent(sch, m)
+        table_bytes = lookups // (images * extent(sch, n)) * TABLE_ENTRIES
+        shared = worth_threads(lookups / _LOOKUPS_PER_NS)
         no, nr, nt = sch.split(n, [None, row_tiles, read.rows])
-        wide = _run_length(extent(sch, m), lanes) if lanes else outs
-        mg, mo, mq = sch.split(m, [None, wide // outs, outs])
-        sch.reorder(b, no, mg, mo, *reduce[:1], mq, nr, nt, *reduce[1:])
-        sch.parallel(sch.fuse(b, no))
+        wide = _run_length(outputs, lanes) if lanes else outs
+        panels = _panels(outputs // wide, images * extent(sch, no), table_bytes, shared)
+        mp, mg, mo, mq = sch.split(m, [panels, None, wide // outs, outs])
+        sch.reorder(b, mp, no, mg, mo, *reduce[:1], mq, nr, nt, *reduce[1:])
+        if shared:
+            sch.parallel(sch.fuse(b, mp, no))
         if drain is not None:
             _schedule_drain(sch, drain, acc, reduce[0], row_tiles, read)
         if lanes:
@@ -48,6 +60,17 @@ class LookupShuffle(ScheduleRule):
             _schedule_epilogue(sch, out, row_tiles, read, bool(int(kernel["feature_major"])), rows)
         _tensorize(sch, acc, read, read.intrin_mult if int(kernel["mult"]) else read.intrin)
         return sch
+
+
+def _panels(runs: int, row_blocks: int, table_bytes: int, shared: bool) -> int:
+    """Parts of the outputs, each of whole `runs`, that are finished one after the other.
+
+    A table beyond the cache is streamed once this way, not once for every block of rows; and a few blocks of rows alone
+    would leave threads idle.
+    """
+    fitting = -(-table_bytes // _PANEL_BYTES) if row_blocks > 1 else 1
+    wanted = -(-SHARES // row_blocks) if shared else 1
+    return smallest_divisor(runs, max(fitting, wanted))
 
 
 def _run_length(outputs: int, lanes: int) -> int:
