@@ -35,6 +35,7 @@ def lut_passes(target: Target) -> list[tvm.transform.Pass]:
         t.FuseLUTEpilogue(),
         t.PackLUTConstants(target),
         relax.transform.CanonicalizeBindings(),
+        t.FuseInputQuantization(),
     ]
 
 

@@ -177,7 +177,7 @@ def _from_plane(plane, windows: Windows, real: Callable) -> Callable:
 
 
 def _from_rows(x, inv_scale, patches: Patches, search: Search, dot: Dot, real: Callable, shape) -> Callable:
-    """The same from rows whose subvectors are runs of 16 bytes: quantized ("lut_quantized"), then regrouped.
+    """The same from rows whose subvectors are runs of 16 bytes: quantized ("lut_quantized") if need be, then regrouped.
 
     The quantized rows of a block lie as `regroup_intrin` reads them.
     """
@@ -186,7 +186,7 @@ def _from_rows(x, inv_scale, patches: Patches, search: Search, dot: Dot, real: C
     def element(c, block, part, r, lane, i):
         row = tirx.min(block * LANES + lane * 4 + r, tirx.const(patches.rows - 1, "int32"))
         value = patches.element(x, 0, row, real(c), length, part * RUN + i)
-        return search.quantize(value, inv_scale[real(c)], dot.x_dtype)
+        return value if inv_scale is None else search.quantize(value, inv_scale[real(c)], dot.x_dtype)
 
     quantized = te.compute((padded, blocks, length // RUN, 4, 4, RUN), element, name="lut_quantized")
 
@@ -197,12 +197,12 @@ def _from_rows(x, inv_scale, patches: Patches, search: Search, dot: Dot, real: C
 
 
 def _direct(x, inv_scale, patches: Patches, search: Search, length: int, dot: Dot, real: Callable) -> Callable:
-    """The same from x itself, quantized at each reading."""
+    """The same from x itself, quantized at each reading unless it was before."""
 
     def fetch(b, block, lane, c, t, i):
         v, row = t * dot.depth + i, tirx.min(block * LANES + lane, tirx.const(patches.rows - 1, "int32"))
         value = patches.element(x, b, row, real(c), length, v)
-        if search.encode_dtype == "int8":
+        if inv_scale is not None:
             value = search.quantize(value, inv_scale[real(c)], dot.x_dtype)
         return value if length % dot.depth == 0 else tirx.if_then_else(v < length, value, tirx.const(0, dot.x_dtype))
 

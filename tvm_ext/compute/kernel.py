@@ -17,11 +17,11 @@ def emit_kernel(
     bb: relax.BlockBuilder,
     compute: Callable,
     args: Sequence[relax.Expr | None],
-    ty: relax.TensorType,
+    ty: relax.TensorType | relax.TupleType,
     name: str,
     info: dict,
 ) -> relax.Expr:
-    """Add the PrimFunc of ``compute(*placeholders)`` to the module and call it.
+    """Add the PrimFunc of ``compute(*placeholders)``, a tensor or a list of them, to the module and call it.
 
     None among `args` is handed on as None and takes no parameter. `info` is stored as the attribute "lut.kernel".
     """
@@ -30,7 +30,8 @@ def emit_kernel(
         for i, a in enumerate(args)
     ]
     result = compute(*placeholders)
-    func = te.create_prim_func([p for p in placeholders if p is not None] + [result])
+    results = list(result) if isinstance(result, (list, tuple)) else [result]
+    func = te.create_prim_func([p for p in placeholders if p is not None] + results)
     return call_kernel(bb, func, args, ty, name, info)
 
 
@@ -38,7 +39,7 @@ def call_kernel(
     bb: relax.BlockBuilder,
     func: PrimFunc,
     args: Sequence[relax.Expr | None],
-    ty: relax.TensorType,
+    ty: relax.TensorType | relax.TupleType,
     name: str,
     info: dict,
 ) -> relax.Expr:
@@ -47,4 +48,5 @@ def call_kernel(
     layer = re.sub(r"\W+", "_", str(info.get("layer", ""))).strip("_")
     symbol = f"{name}_{layer}" if layer else name
     gv = bb.add_func(func.without_attr("global_symbol"), symbol)
-    return relax.call_tir(gv, [a for a in args if a is not None], ty)
+    types = list(ty.fields) if isinstance(ty, relax.TupleType) else ty
+    return relax.call_tir(gv, [a for a in args if a is not None], types)

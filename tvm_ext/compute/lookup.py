@@ -2,41 +2,92 @@
 
 Two forms of one meaning: `lookup_gather` reads the logical layouts and is the oracle and the kernel for any K;
 `lookup_shuffle` is the one-hot form over packed layouts that the shuffle intrinsics are tensorized into.
-Both give feature-major ``[B, M, N]`` (N positions an image) or row-major ``[N, M]`` results.
+Both give feature-major ``[B, M, N]`` (N positions an image) or row-major ``[N, M]`` results, in float32 or quantized
+for the layer that reads them, or both.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from tvm import te, tirx
 
+from tvm_ext.compute.search import Search
 from tvm_ext.tensor_intrin import TABLE_ENTRIES, TableRead
 
 ACTIVATIONS = ("", "relu")
 
 
-def _epilogue(total, table_scale, bias, residual, activation: str, feature_major: bool, shape: tuple[int, ...]):
-    """Scale, bias, residual add and activation of `total(batch, n, m)`, as one block named "lut_out"."""
+@dataclass(frozen=True)
+class Epilogue:
+    """What is done with the sums.
+
+    Parameters
+    ----------
+    feature_major : results are [B, M, N], else [N, M].
+    activation : one of ACTIVATIONS.
+    quantized : dtype of results quantized by `search` for their reader, or "".
+    search : how that reader quantizes.
+    keep_float : float32 results are wanted too.
+    """
+
+    feature_major: bool
+    activation: str = ""
+    quantized: str = ""
+    search: Search | None = None
+    keep_float: bool = True
+
+    def value(self, scaled, index: tuple, residual):
+        """The result at `index`, from a sum that was scaled and has its bias."""
+        y = scaled if residual is None else scaled + residual[index]
+        return tirx.max(y, tirx.const(0, "float32")) if self.activation == "relu" else y
+
+    def results(self, value: Callable, shape: tuple[int, ...], inv_scale) -> list[te.Tensor]:
+        """`value(*index)` as block "lut_out", and quantized as block "lut_quantized" (instead if float is not kept)."""
+        if self.search is None:
+            return [te.compute(shape, value, name="lut_out")]
+        search, channel = self.search, 1 if len(shape) == 3 else -1
+
+        def quantized(y: Callable):
+            return lambda *index: search.quantize(y(*index), inv_scale[index[channel]], self.quantized)
+
+        if not self.keep_float:
+            return [te.compute(shape, quantized(value), name="lut_out")]
+        out = te.compute(shape, value, name="lut_out")
+        return [out, te.compute(shape, quantized(out), name="lut_quantized")]
+
+
+def _scaled(total: Callable, table_scale, bias) -> Callable:
+    """scaled(b, n, m) of the sums total(b, n, m)."""
+
+    def scaled(b, n, m):
+        y = total(b, n, m).astype("float32") * table_scale[m]
+        return y if bias is None else y + bias[m]
+
+    return scaled
+
+
+def _results(total: Callable, table_scale, bias, residual, inv_scale, epilogue: Epilogue, shape) -> list[te.Tensor]:
+    """Scale, bias, residual add and activation of the sums."""
+    scaled = _scaled(total, table_scale, bias)
 
     def value(*index):
-        b, n, m = (index[0], index[2], index[1]) if feature_major else (0, index[0], index[1])
-        y = total(b, n, m).astype("float32") * table_scale[m]
-        if bias is not None:
-            y = y + bias[m]
-        if residual is not None:
-            y = y + residual[index]
-        return tirx.max(y, tirx.const(0, "float32")) if activation == "relu" else y
+        at = (index[0], index[2], index[1]) if epilogue.feature_major else (0, index[0], index[1])
+        return epilogue.value(scaled(*at), index, residual)
 
-    return te.compute(shape, value, name="lut_out")
+    return epilogue.results(value, shape, inv_scale)
 
 
 def lookup_gather(
-    codes, table, table_scale, bias, mult, residual, *, activation: str, feature_major: bool, narrow: bool
-) -> te.Tensor:
+    codes, table, table_scale, bias, mult, residual, inv_scale, *, epilogue: Epilogue, narrow: bool
+) -> list[te.Tensor]:
     """The logical form.
 
-    codes uint8 [B, C, N] if `feature_major`, else [N, C]; table [C, K, M] int8 (sum in int32) or float32;
-    residual like the result. `narrow`: int16 holds every sum.
+    codes uint8 [B, C, N] if feature-major, else [N, C]; table [C, K, M] int8 (sum in int32) or float32;
+    residual like the result; inv_scale float32 [M] to quantize it. `narrow`: int16 holds every sum.
     """
+    feature_major = epilogue.feature_major
     num_codebooks, _, outputs = (int(d) for d in table.shape)
     acc_dtype = "float32" if table.dtype == "float32" else "int16" if narrow else "int32"
     batch, rows = (int(codes.shape[0]), int(codes.shape[2])) if feature_major else (1, int(codes.shape[0]))
@@ -49,13 +100,13 @@ def lookup_gather(
 
     acc = te.compute((batch, rows, outputs), lambda b, n, m: te.sum(entry(b, n, m), axis=c), name="lut_acc")
     shape = (batch, outputs, rows) if feature_major else (rows, outputs)
-    return _epilogue(acc, table_scale, bias, residual, activation, feature_major, shape)
+    return _results(acc, table_scale, bias, residual, inv_scale, epilogue, shape)
 
 
 def lookup_shuffle(
-    codes, table, table_scale, bias, mult, residual,
-    *, read: TableRead, rows: int, outputs: int, chunk: int, activation: str, feature_major: bool, transpose: bool,
-) -> te.Tensor:  # fmt: skip
+    codes, table, table_scale, bias, mult, residual, inv_scale,
+    *, read: TableRead, rows: int, outputs: int, chunk: int, epilogue: Epilogue, transpose: bool,
+) -> list[te.Tensor]:  # fmt: skip
     """The packed one-hot form.
 
     codes uint8 [B, tiles, groups, *read.code_shape]; table int8 [blocks, groups, outputs a block, G, 16]; mult uint8
@@ -92,27 +143,10 @@ def lookup_shuffle(
         )
         p = te.reduce_axis((0, chunks), "p")
         acc = te.compute(size, lambda b, m, n: te.sum(part[b, p, m, n].astype("int32"), axis=p), name="lut_drain")
-    shape = (batch, outputs, rows) if feature_major else (rows, outputs)
-    if transpose:
-        return _transposed_epilogue(acc, table_scale, bias, residual, activation, shape)
-    return _epilogue(
-        lambda b, n, m: acc[b, m, n], table_scale, bias, residual, activation, feature_major, shape
-    )  # fmt: skip
-
-
-def _transposed_epilogue(acc, table_scale, bias, residual, activation: str, shape: tuple[int, ...]) -> te.Tensor:
-    """Row-major results of feature-major sums, acc [1, M, padded N]."""
-    _, outputs, rows = (int(d) for d in acc.shape)
-
-    def scale(m, n):
-        y = acc[0, m, n].astype("float32") * table_scale[m]
-        return y if bias is None else y + bias[m]
-
-    scaled = te.compute((outputs, rows), scale, name="lut_scaled")
-    turned = te.compute((rows, outputs), lambda n, m: scaled[m, n], name="lut_rows")
-
-    def finish(n, m):
-        y = turned[n, m] if residual is None else turned[n, m] + residual[n, m]
-        return tirx.max(y, tirx.const(0, "float32")) if activation == "relu" else y
-
-    return te.compute(shape, finish, name="lut_out")
+    shape = (batch, outputs, rows) if epilogue.feature_major else (rows, outputs)
+    if not transpose:
+        return _results(lambda b, n, m: acc[b, m, n], table_scale, bias, residual, inv_scale, epilogue, shape)
+    scaled = _scaled(lambda b, n, m: acc[b, m, n], table_scale, bias)
+    tile = te.compute((padded, tiles * read.rows), lambda m, n: scaled(0, n, m), name="lut_scaled")
+    turned = te.compute((tiles * read.rows, padded), lambda n, m: tile[m, n], name="lut_rows")
+    return epilogue.results(lambda n, m: epilogue.value(turned[n, m], (n, m), residual), shape, inv_scale)

@@ -12,14 +12,14 @@ ENCODERS = ("l2",)
 ENCODE_DTYPES = ("float32", "int8")
 
 
-def patches_of(op: str, x: relax.Expr, attrs) -> Patches:
+def patches_of(op: str, x: relax.Expr, attrs, quantized: str = "float32") -> Patches:
     """The rows that `x` gives under the geometry in `attrs`; raises ValueError if the geometry does not fit.
 
-    The attribute `image`, where set, is the shape of the image whose plane x is.
+    x is float32, or `quantized` already. The attribute `image`, where set, is the shape of the image whose plane x is.
     """
     image = int_tuple(attrs["image"]) if "image" in attrs else ()
     shape = image or static_shape(x, op, "x")
-    check(bool(image) or dtype_of(x) == "float32", op, f"x must be float32, got {dtype_of(x)}")
+    check(bool(image) or dtype_of(x) in ("float32", quantized), op, f"x must be float32, got {dtype_of(x)}")
     check(all(d > 0 for d in shape), op, f"x must not be empty, got shape {list(shape)}")
     kernel = int_tuple(attrs["kernel_shape"]) if "kernel_shape" in attrs else ()
     if not kernel:

@@ -30,9 +30,10 @@ def encode(
 
     Parameters
     ----------
-    x : float32 [..., D], or [B, Cin, H, W] when `kernel_shape` is given.
+    x : float32 [..., D], or [B, Cin, H, W] when `kernel_shape` is given. In an ISA's layout it may be quantized
+        already, in the ISA's type.
     centroids : [C, K, V] float32, or int8 with ``encode_dtype="int8"``.
-    inv_scale, score_bias : float32 [C], int32 [C, K]; only with int8.
+    inv_scale, score_bias : float32 [C], int32 [C, K]; only with int8, inv_scale only where x is float32.
     layout : "" gives codes [..., C] or [B, C, OH, OW]. "rowwise" flattens the positions: [N, C] or [B, C, OH * OW],
         and takes centroids as [C, V, K].
         The name of an ISA gives that ISA's tiles; then the constants are packed and `tiles`, `subvector_len`,
@@ -56,7 +57,8 @@ def encode(
 def _infer(call: relax.Call, _bb: relax.BlockBuilder) -> relax.TensorType:
     x, centroids, inv_scale, score_bias, _ = call.args
     attrs = call.attrs
-    patches, search, layout = patches_of(NAME, x, attrs), search_of(NAME, attrs), str(attrs["layout"])
+    layout = str(attrs["layout"])
+    patches, search = patches_of(NAME, x, attrs, _stored(layout)), search_of(NAME, attrs)
     if layout not in ("", "rowwise"):
         read = get_isa(layout).table_read
         groups = static_shape(centroids, NAME, "centroids")[0] // read.group
@@ -76,7 +78,8 @@ def _infer(call: relax.Call, _bb: relax.BlockBuilder) -> relax.TensorType:
 def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     x, centroids, inv_scale, score_bias, pattern = call.args
     attrs = call.attrs
-    layout, patches = str(attrs["layout"]), patches_of(NAME, x, attrs)
+    layout = str(attrs["layout"])
+    patches = patches_of(NAME, x, attrs, _stored(layout))
     search = search_of(NAME, attrs, int(attrs["zero_point"]))
     shape = [int(d) for d in call.ty.shape]
     length = int(attrs["subvector_len"]) or int(centroids.ty.shape[1 if layout == "rowwise" else 2])
@@ -107,6 +110,11 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
             "regroup": int(regroup)}  # fmt: skip
     args = [x, centroids, given(inv_scale), given(score_bias), given(pattern)]
     return emit_kernel(bb, rowwise if layout in ("", "rowwise") else tiled, args, call.ty, "lut_encode", info)
+
+
+def _stored(layout: str) -> str:
+    """The dtype of inputs that are quantized already, in tiles of codes; else float32."""
+    return "float32" if layout in ("", "rowwise") else get_isa(layout).dot.x_dtype
 
 
 def _contiguous(patches: Patches, length: int) -> bool:

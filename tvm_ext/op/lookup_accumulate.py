@@ -6,8 +6,9 @@ import tvm
 from tvm import relax, te, topi
 
 from tvm_ext.compute.kernel import emit_kernel
-from tvm_ext.compute.lookup import ACTIVATIONS, lookup_gather, lookup_shuffle
+from tvm_ext.compute.lookup import ACTIVATIONS, Epilogue, lookup_gather, lookup_shuffle
 from tvm_ext.compute.pack import transpose_lanes
+from tvm_ext.compute.search import Search
 from tvm_ext.op._register import attributes, check, dtype_of, given, optional, present, register, static_shape
 from tvm_ext.op._search import check_tensor
 from tvm_ext.tensor_intrin import get_isa
@@ -17,9 +18,10 @@ NAME = "lut.lookup_accumulate"
 
 def lookup_accumulate(
     codes: relax.Expr, table: relax.Expr, table_scale: relax.Expr, bias: relax.Expr | None = None,
-    mult: relax.Expr | None = None, residual: relax.Expr | None = None,
+    mult: relax.Expr | None = None, residual: relax.Expr | None = None, inv_scale: relax.Expr | None = None,
     *, axis: int = -1, activation: str = "", layout: str = "", rows: int = 0, chunk: int = 0,
-    narrow: bool = False, layer: str = "",
+    narrow: bool = False, quantized: str = "", input_signed: bool = True, zero_point: int = 0, keep_float: bool = True,
+    layer: str = "",
 ) -> relax.Call:  # fmt: skip
     """``act(bias[m] + table_scale[m] * sum_c mult[c] * table[c, code[n, c], m] + residual)`` as float32.
 
@@ -33,20 +35,25 @@ def lookup_accumulate(
     activation : "" or "relu".
     layout : see `encode`; "rowwise" and packed layouts give [N, M] or [B, M, N], with `rows` N and, for packed int16
         sums, `chunk` groups between drains (0: none is needed); `narrow` promises that int16 holds every sum.
+    inv_scale, quantized, input_signed, zero_point : float32 [M], and how the layer that reads the result quantizes it
+        to the dtype `quantized` (see `plane`; set by FuseInputQuantization). The result is then what that layer reads,
+        or with `keep_float` a tuple of float32 and that.
 
     Raises
     ------
     ValueError : by type inference, for shapes or dtypes that do not fit.
     """
     attrs = attributes(
-        axis=axis, activation=activation, layout=layout, rows=rows, chunk=chunk, narrow=bool(narrow), layer=layer,
+        axis=axis, activation=activation, layout=layout, rows=rows, chunk=chunk, narrow=bool(narrow),
+        quantized=quantized, input_signed=bool(input_signed), zero_point=zero_point, keep_float=bool(keep_float),
+        layer=layer,
     )  # fmt: skip
-    args = [codes, table, table_scale, optional(bias), optional(mult), optional(residual)]
+    args = [codes, table, table_scale, *map(optional, (bias, mult, residual, inv_scale))]
     return relax.Call(OP, args, attrs)
 
 
-def _infer(call: relax.Call, _: relax.BlockBuilder) -> relax.TensorType:
-    codes, table, table_scale, bias, mult, residual = call.args
+def _infer(call: relax.Call, _: relax.BlockBuilder) -> relax.TensorType | relax.TupleType:
+    codes, table, table_scale, bias, mult, residual, inv_scale = call.args
     attrs = call.attrs
     axis, layout = int(attrs["axis"]), str(attrs["layout"])
     check(axis in (-1, 1), NAME, f"axis must be -1 or 1, got {axis}")
@@ -66,7 +73,13 @@ def _infer(call: relax.Call, _: relax.BlockBuilder) -> relax.TensorType:
         _check_table(code_shape[axis], outputs, table, mult)
     if present(residual):
         check_tensor(NAME, "residual", residual, shape, "float32")
-    return relax.TensorType(list(shape), "float32")
+    y, quantized = relax.TensorType(list(shape), "float32"), str(attrs["quantized"])
+    check(present(inv_scale) == bool(quantized), NAME, "inv_scale and a quantized dtype go together")
+    if not quantized:
+        return y
+    check_tensor(NAME, "inv_scale", inv_scale, (outputs,), "float32")
+    for_reader = relax.TensorType(list(shape), quantized)
+    return relax.TupleType([y, for_reader]) if int(attrs["keep_float"]) else for_reader
 
 
 def _logical_shape(codes: tuple[int, ...], axis: int, outputs: int) -> tuple[int, ...]:
@@ -86,32 +99,28 @@ def _check_table(num_codebooks: int, outputs: int, table, mult) -> None:
 
 def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     attrs = call.attrs
-    layout, feature_major, activation = str(attrs["layout"]), int(attrs["axis"]) == 1, str(attrs["activation"])
-    shape = [int(d) for d in call.ty.shape]
+    layout, feature_major, quantized = str(attrs["layout"]), int(attrs["axis"]) == 1, str(attrs["quantized"])
+    y = call.ty.fields[0] if isinstance(call.ty, relax.TupleType) else call.ty
+    shape = [int(d) for d in y.shape]
+    reader = Search("int8", bool(int(attrs["input_signed"])), int(attrs["zero_point"])) if quantized else None
+    epilogue = Epilogue(feature_major, str(attrs["activation"]), quantized, reader, bool(int(attrs["keep_float"])))
 
-    def gather(codes, table, table_scale, bias, mult, residual) -> te.Tensor:
+    def gather(codes, table, table_scale, bias, mult, residual, inv_scale) -> list[te.Tensor]:
         flat = _flat(shape, feature_major)
         if not layout:
             c = int(table.shape[0])
             codes = topi.reshape(codes, (flat[0], c, flat[2]) if feature_major else (flat[0], c))
             residual = None if residual is None else topi.reshape(residual, flat)
-        y = lookup_gather(
-            codes,
-            table,
-            table_scale,
-            bias,
-            mult,
-            residual,
-            activation=activation,
-            feature_major=feature_major,
+        results = lookup_gather(
+            codes, table, table_scale, bias, mult, residual, inv_scale, epilogue=epilogue,
             narrow=bool(int(attrs["narrow"])),
-        )
-        return y if layout else topi.reshape(y, shape)
+        )  # fmt: skip
+        return results if layout else [topi.reshape(y, shape) for y in results]
 
-    def shuffle(codes, table, table_scale, bias, mult, residual) -> te.Tensor:
+    def shuffle(codes, table, table_scale, bias, mult, residual, inv_scale) -> list[te.Tensor]:
         return lookup_shuffle(
-            codes, table, table_scale, bias, mult, residual, read=get_isa(layout).table_read, rows=int(attrs["rows"]),
-            outputs=shape[1], chunk=int(attrs["chunk"]), activation=activation, feature_major=feature_major,
+            codes, table, table_scale, bias, mult, residual, inv_scale, read=get_isa(layout).table_read,
+            rows=int(attrs["rows"]), outputs=shape[1], chunk=int(attrs["chunk"]), epilogue=epilogue,
             transpose=lanes > 0,
         )  # fmt: skip
 
@@ -135,7 +144,7 @@ def _flat(shape: list[int], feature_major: bool) -> tuple[int, ...]:
 
 OP: tvm.ir.Op = register(
     "lookup_accumulate",
-    ["codes", "table", "table_scale", "bias", "mult", "residual"],
+    ["codes", "table", "table_scale", "bias", "mult", "residual", "inv_scale"],
     _infer,
     _legalize,
     lookup_accumulate,

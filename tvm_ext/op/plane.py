@@ -7,7 +7,7 @@ from tvm import relax
 
 from tvm_ext.compute.kernel import call_kernel
 from tvm_ext.compute.plane import plane_kernel
-from tvm_ext.op._register import attributes, check, given, optional, present, register
+from tvm_ext.op._register import attributes, check, dtype_of, given, optional, present, register
 from tvm_ext.op._search import check_tensor, patches_of, search_of
 
 NAME = "lut.plane"
@@ -18,11 +18,12 @@ def plane(
     *, encode_dtype: str, input_signed: bool, pads: tuple[int, ...], size: int, dtype: str, zero_point: int = 0,
     layer: str = "",
 ) -> relax.Call:  # fmt: skip
-    """Plane [B, C, size] of `dtype` from x float32 [B, C, H, W]; made by PackLUTConstants.
+    """Plane [B, C, size] of `dtype` from x [B, C, H, W]; made by PackLUTConstants.
 
     Parameters
     ----------
-    inv_scale : float32 [C], one a channel; only with ``encode_dtype="int8"``.
+    x : float32, or already of `dtype`.
+    inv_scale : float32 [C], one a channel, to quantize float32 to an integer `dtype`; else absent.
     pads : top, left, bottom, right; the border holds `zero_point`, or 0 for float32.
     size : elements of a channel's plane, at least its bordered rows; a multiple of 64.
 
@@ -40,10 +41,11 @@ def plane(
 def _infer(call: relax.Call, _: relax.BlockBuilder) -> relax.TensorType:
     x, inv_scale = call.args
     attrs = call.attrs
-    patches, search, size = patches_of(NAME, x, attrs), search_of(NAME, attrs), int(attrs["size"])
+    patches, size = patches_of(NAME, x, attrs, str(attrs["dtype"])), int(attrs["size"])
     batch, channels, height, width = patches.plane_shape
     check(size % 64 == 0 and size >= height * width, NAME, f"size {size} does not hold {height} x {width} elements")
-    check(present(inv_scale) == (search.encode_dtype == "int8"), NAME, "inv_scale is for int8 encode, and needed there")
+    quantize = dtype_of(x) != str(attrs["dtype"])
+    check(present(inv_scale) == quantize, NAME, "inv_scale makes another type of x, and is needed for that alone")
     if present(inv_scale):
         check_tensor(NAME, "inv_scale", inv_scale, (channels,), "float32")
     return relax.TensorType([batch, channels, size], str(attrs["dtype"]))
@@ -53,7 +55,13 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     x, inv_scale = call.args
     attrs = call.attrs
     search = search_of(NAME, attrs, int(attrs["zero_point"]))
-    kernel = plane_kernel(patches_of(NAME, x, attrs), search, int(attrs["size"]), str(attrs["dtype"]))
+    kernel = plane_kernel(
+        patches_of(NAME, x, attrs, str(attrs["dtype"])),
+        search,
+        int(attrs["size"]),
+        str(attrs["dtype"]),
+        quantize=present(inv_scale),
+    )
     info = {"kind": "plane", "layer": str(attrs["layer"])}
     return call_kernel(
         bb, kernel.with_attr("tirx.is_scheduled", True), [x, given(inv_scale)], call.ty, "lut_plane", info

@@ -23,7 +23,7 @@ class LookupGather(ScheduleRule):
             return None
         sch = s_tir.Schedule(func)
         blocks = blocks_of(sch)
-        acc, out = blocks["lut_acc"], blocks["lut_out"]
+        acc = blocks["lut_acc"]
         b, n, m, c = sch.get_loops(acc)
         work = iterations(sch, acc) * _NS_PER_ENTRY
         lanes = largest_divisor(extent(sch, m), 4 * _LANES)
@@ -33,7 +33,9 @@ class LookupGather(ScheduleRule):
         if worth_threads(work):
             sch.parallel(rows)
         sch.vectorize(mi)
-        sch.reverse_compute_at(out, rows, preserve_unit_loops=True)
+        for name in ("lut_out", "lut_quantized"):
+            if name in blocks:
+                sch.reverse_compute_at(blocks[name], rows, preserve_unit_loops=True)
         init = sch.decompose_reduction(acc, c)
         sch.vectorize(sch.get_loops(init)[-1])
         return sch

@@ -35,10 +35,11 @@ class LookupShuffle(ScheduleRule):
         read = get_isa(str(kernel["isa"])).table_read
         sch = s_tir.Schedule(func)
         blocks = blocks_of(sch)
-        acc, out, drain, lanes = blocks["lut_acc"], blocks["lut_out"], blocks.get("lut_drain"), int(kernel["transpose"])
+        acc, drain, lanes = blocks["lut_acc"], blocks.get("lut_drain"), int(kernel["transpose"])
+        results = [blocks[name] for name in ("lut_out", "lut_quantized") if name in blocks]
         root = acc if drain is None else drain
         b, m, n, *reduce = sch.get_loops(root)
-        rows = extent(sch, sch.get_loops(out)[-1])
+        rows = extent(sch, sch.get_loops(results[0])[-1])
         lookups = iterations(sch, acc) // TABLE_ENTRIES
         row_tiles, outs = _tile_shape(sch, extent(sch, n) // read.rows, int(kernel["block"]), read, tunable)
         images, outputs = extent(sch, b), extent(sch, m)
@@ -54,10 +55,11 @@ class LookupShuffle(ScheduleRule):
         if drain is not None:
             _schedule_drain(sch, drain, acc, reduce[0], row_tiles, read)
         if lanes:
-            _schedule_transpose(sch, blocks, mg, mo, lanes)
+            _schedule_transpose(sch, blocks["lut_scaled"], blocks["lut_rows"], results, mg, mo, lanes)
         else:
-            sch.reverse_compute_at(out, mo, preserve_unit_loops=True)
-            _schedule_epilogue(sch, out, row_tiles, read, bool(int(kernel["feature_major"])), rows)
+            for out in results:
+                sch.reverse_compute_at(out, mo, preserve_unit_loops=True)
+                _schedule_epilogue(sch, out, row_tiles, read, bool(int(kernel["feature_major"])), rows)
         _tensorize(sch, acc, read, read.intrin_mult if int(kernel["mult"]) else read.intrin)
         return sch
 
@@ -78,19 +80,19 @@ def _run_length(outputs: int, lanes: int) -> int:
     return lanes * largest_divisor(outputs // lanes, max(1, _RUN // lanes))
 
 
-def _schedule_transpose(sch: s_tir.Schedule, blocks: dict, mg, mo, lanes: int) -> None:
+def _schedule_transpose(sch: s_tir.Schedule, scaled, turned, results: list, mg, mo, lanes: int) -> None:
     """Scaled sums go to a tile in the first cache, are transposed there, and leave it row by row."""
-    scaled, turned, out = blocks["lut_scaled"], blocks["lut_rows"], blocks["lut_out"]
     sch.reverse_compute_at(scaled, mo, preserve_unit_loops=True)
-    sch.reverse_compute_at(turned, mg, preserve_unit_loops=True)
-    sch.reverse_compute_at(out, mg, preserve_unit_loops=True)
+    for block in (turned, *results):
+        sch.reverse_compute_at(block, mg, preserve_unit_loops=True)
     sch.vectorize(sch.split(sch.get_loops(scaled)[-1], [None, _EPILOGUE_LANES])[1])
     n, m = sch.get_loops(turned)[-2:]
     no, ni = sch.split(n, [None, lanes])
     mo2, mi = sch.split(m, [None, lanes])
     sch.reorder(no, mo2, ni, mi)
     sch.tensorize(ni, transpose_intrin(lanes))
-    sch.vectorize(sch.split(sch.get_loops(out)[-1], [None, lanes])[1])
+    for out in results:
+        sch.vectorize(sch.split(sch.get_loops(out)[-1], [None, lanes])[1])
 
 
 def _tile_shape(sch: s_tir.Schedule, tiles: int, block: int, read: TableRead, tunable: bool) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from tvm_ext.transform._rewrite import add_layer_rows, layer_rows
 from tvm_ext.transform.decompose_lut import DecomposeLUT
 from tvm_ext.transform.fold_scale_into_table import FoldScaleIntoTable
+from tvm_ext.transform.fuse_input_quantization import FuseInputQuantization
 from tvm_ext.transform.fuse_lut_epilogue import FuseLUTEpilogue
 from tvm_ext.transform.lift_constants import lift_constants
 from tvm_ext.transform.list_layers import list_layers
@@ -14,6 +15,7 @@ from tvm_ext.transform.rewrite_dense_to_lut import RewriteDenseToLUT
 __all__ = [
     "DecomposeLUT",
     "FoldScaleIntoTable",
+    "FuseInputQuantization",
     "FuseLUTEpilogue",
     "PackLUTConstants",
     "ReuseCodes",

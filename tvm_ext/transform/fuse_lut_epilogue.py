@@ -37,5 +37,5 @@ def _fuse_residual(rewriter, left: relax.Expr, right: relax.Expr) -> relax.Call 
         if lookup is None or str(lookup.attrs["activation"]) or present(lookup.args[5]) or is_constant(other):
             continue
         if tvm_ffi.structural_equal(other.ty, lookup.ty):
-            return with_args(lookup, [*lookup.args[:5], other])
+            return with_args(lookup, [*lookup.args[:5], other, *lookup.args[6:]])
     return None

@@ -189,7 +189,7 @@ def _plane(
 
 
 def _pack_lookup(rewriter, lookup: relax.Call, encode: relax.Call, choice: Choice, codes: relax.Var) -> relax.Call:
-    _, table, scale, bias, mult, residual = lookup.args
+    _, table, scale, bias, mult, residual, inv_scale = lookup.args
     rows = patches_of(ENCODE_NAME, encode.args[0], encode.attrs).rows
     outputs = int(scale.ty.shape[0])
     if present(residual) and not (int(lookup.attrs["axis"]) == -1 and len(residual.ty.shape) == 2):
@@ -207,7 +207,7 @@ def _pack_lookup(rewriter, lookup: relax.Call, encode: relax.Call, choice: Choic
         chunk = pack.drain_chunk(value, read, codebooks)
         table = relax.const(pack.pack_table(value, read, codebooks, min(choice.tile.outputs, outputs)))
         mult = relax.const(pack.pack_mult(array(mult), read, codebooks)) if present(mult) else mult
-    args = [codes, table, scale, bias, mult, residual]
+    args = [codes, table, scale, bias, mult, residual, inv_scale]
     return with_args(lookup, args, layout=choice.layout, rows=rows, chunk=chunk, narrow=int(narrow))
 
 
