@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tvm import s_tir
 from tvm.tirx import PrimFunc
@@ -40,3 +40,15 @@ def largest_divisor(value: int, limit: int) -> int:
 def iterations(sch: s_tir.Schedule, block) -> int:
     """How often `block` runs, before it was scheduled."""
     return math.prod(extent(sch, loop) for loop in sch.get_loops(block))
+
+
+def choose(sch: s_tir.Schedule, default, candidates: Sequence, tunable: bool):
+    """`default`, or with `tunable` one of `candidates` at random: a space for searches that apply the rule anew."""
+    if not tunable:
+        return default
+    index = sch.sample_categorical(list(range(len(candidates))), [1 / len(candidates)] * len(candidates))
+    return candidates[int(sch.get(index))]
+
+
+def divisors(value: int) -> list[int]:
+    return [d for d in range(1, value + 1) if value % d == 0]

@@ -7,7 +7,7 @@ from tvm.s_tir.dlight import ScheduleRule
 from tvm.target import Target
 from tvm.tirx import PrimFunc
 
-from tvm_ext.schedule.base import blocks_of, extent, iterations, kernel_of, largest_divisor
+from tvm_ext.schedule.base import blocks_of, choose, divisors, extent, iterations, kernel_of, largest_divisor
 from tvm_ext.threads import worth_threads
 
 _LANES = 16
@@ -26,7 +26,9 @@ class LookupGather(ScheduleRule):
         acc = blocks["lut_acc"]
         b, n, m, c = sch.get_loops(acc)
         work = iterations(sch, acc) * _NS_PER_ENTRY
-        lanes = largest_divisor(extent(sch, m), 4 * _LANES)
+        outputs = extent(sch, m)
+        wide = [d for d in divisors(outputs) if d <= 8 * _LANES]
+        lanes = choose(sch, largest_divisor(outputs, 4 * _LANES), wide, tunable)
         mo, mi = sch.split(m, [None, lanes])
         sch.reorder(b, n, mo, c, mi)
         rows = sch.fuse(b, n, mo)

@@ -7,7 +7,16 @@ from tvm.s_tir.dlight import ScheduleRule
 from tvm.target import Target
 from tvm.tirx import PrimFunc
 
-from tvm_ext.schedule.base import blocks_of, extent, iterations, kernel_of, largest_divisor, smallest_divisor
+from tvm_ext.schedule.base import (
+    blocks_of,
+    choose,
+    divisors,
+    extent,
+    iterations,
+    kernel_of,
+    largest_divisor,
+    smallest_divisor,
+)
 from tvm_ext.tensor_intrin import TABLE_ENTRIES, TableRead, get_isa
 from tvm_ext.tensor_intrin.transpose import transpose_intrin
 from tvm_ext.threads import SHARES, worth_threads
@@ -47,7 +56,8 @@ class LookupShuffle(ScheduleRule):
         shared = worth_threads(lookups / _LOOKUPS_PER_NS)
         no, nr, nt = sch.split(n, [None, row_tiles, read.rows])
         wide = _run_length(outputs, lanes) if lanes else outs
-        panels = _panels(outputs // wide, images * extent(sch, no), table_bytes, shared)
+        runs = outputs // wide
+        panels = choose(sch, _panels(runs, images * extent(sch, no), table_bytes, shared), divisors(runs), tunable)
         mp, mg, mo, mq = sch.split(m, [panels, None, wide // outs, outs])
         sch.reorder(b, mp, no, mg, mo, *reduce[:1], mq, nr, nt, *reduce[1:])
         if shared:
@@ -97,12 +107,9 @@ def _schedule_transpose(sch: s_tir.Schedule, scaled, turned, results: list, mg, 
 
 def _tile_shape(sch: s_tir.Schedule, tiles: int, block: int, read: TableRead, tunable: bool) -> tuple[int, int]:
     """(R, Q): R divides the row tiles, Q the outputs that the table interleaves, R x Q accumulators fit; or sampled."""
-    if not tunable:
-        return largest_divisor(tiles, max(1, read.tiles // block)), block
-    pairs = [(r, q) for q in range(1, block + 1) if block % q == 0
-             for r in range(1, read.tiles // q + 1) if tiles % r == 0]  # fmt: skip
-    chosen = sch.sample_categorical(list(range(len(pairs))), [1 / len(pairs)] * len(pairs))
-    return pairs[int(sch.get(chosen))]
+    default = largest_divisor(tiles, max(1, read.tiles // block)), block
+    pairs = [(r, q) for q in divisors(block) for r in divisors(tiles) if r * q <= read.tiles]
+    return choose(sch, default, pairs, tunable)
 
 
 def _schedule_drain(sch: s_tir.Schedule, drain, acc, chunk_loop, row_tiles: int, read: TableRead) -> None:
