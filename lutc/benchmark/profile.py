@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,8 @@ from typing import Any, ClassVar
 from lutc.artifact.manifest import LayerRow
 from lutc.artifact.store import Artifact, read_artifact
 from lutc.benchmark.clock import CLOCK_CYCLES, clock_call, nominal_ghz
-from lutc.benchmark.kernel_results import result_sizes
+from lutc.benchmark.epilogue import ReadCall, epilogue_us
+from lutc.benchmark.kernel_arguments import kernel_arguments
 from lutc.benchmark.machine import cpu_name
 from lutc.benchmark.operator_kernels import PARTS
 from lutc.benchmark.protocol import pinned, time_in_turns
@@ -20,6 +22,7 @@ from lutc.inputs import random_inputs
 from lutc.report.base import Column, Report
 from lutc.targets import check_runs_here
 
+Arguments = tuple[tuple[tuple[int, ...], str], ...]
 _READ = "lut_lookup"
 _SYMBOL = re.compile(rf"({'|'.join(PARTS)})_?(.*)")
 
@@ -31,8 +34,10 @@ class ProfileRow:
     Parameters
     ----------
     total_us, share : microseconds of a run, and their share of all kernels.
-    quantize_us, encode_us, read_us : the parts; None where the layer has no such kernel, e.g. because the search reads
-        floats itself, or another layer searched the same input. The read includes scale, bias, residual and relu.
+    quantize_us, encode_us, read_us, epilogue_us : the parts; None where the layer has no such kernel, e.g. because the
+        search reads floats itself, or another layer searched the same input. The epilogue (scale, bias, residual, relu,
+        order and type of the result) is one kernel with the read: it is timed apart (see `epilogue`), and the read is
+        the rest; None for both parts' split where it was not.
     encode_bound_share, read_bound_share : the least time of the part by the cost model over its time.
     rows : N, positions that the layer computes.
     calls : kernel calls.
@@ -45,6 +50,7 @@ class ProfileRow:
     quantize_us: float | None = None
     encode_us: float | None = None
     read_us: float | None = None
+    epilogue_us: float | None = None
     encode_bound_share: float | None = None
     read_bound_share: float | None = None
     kernel: str = ""
@@ -69,6 +75,7 @@ class ProfileReport(Report):
             Column("quantize_us", "quantize us", 1),
             Column("encode_us", "encode us", 1),
             Column("read_us", "read us", 1),
+            Column("epilogue_us", "epilogue us", 1),
             Column("encode_percent", "encode % of bound", 0),
             Column("read_percent", "read % of bound", 0),
             Column("kernel", "kernel"),
@@ -78,7 +85,10 @@ class ProfileReport(Report):
         return self.details
 
     def notes(self) -> Sequence[str]:
-        told = ["The read includes scale, bias, residual and relu: they are one kernel. The bound is a model."]
+        told = [
+            "Read and epilogue are one kernel; the epilogue is what it takes with one group of codebooks. "
+            "The bound is a model."
+        ]
         float_us = sum(row.total_us for row in self.rows if row.kind == "float")
         return [f"{float_us:.1f} us are spent outside of lookup tables.", *told]
 
@@ -115,9 +125,12 @@ def profile(
         given = dict(inputs) if inputs is not None else random_inputs(manifest.inputs)
         kernels = load(artifact.path, threads=threads).profile(given, repeat=repeat)
         ghz = _ghz()
-    rows = _rows(kernels, manifest.layers)
-    if threads == 1 and ghz:
-        _add_bounds(rows, artifact, given, ghz)
+        rows = _rows(kernels, manifest.layers)
+        if threads == 1:
+            arguments = _read_arguments(artifact, given)
+            _split_reads(rows, artifact, arguments, repeat)
+            if ghz:
+                _add_bounds(rows, artifact, arguments, ghz)
     total = sum(us for _, us in kernels)
     details = {
         "artifact": str(artifact.path),
@@ -180,16 +193,36 @@ def _word(name: str) -> str:
     return re.sub(r"\W+", "_", name).strip("_")
 
 
-def _add_bounds(rows: Sequence[ProfileRow], artifact: Artifact, inputs: Mapping[str, Any], ghz: float) -> None:
+def _read_arguments(artifact: Artifact, inputs: Mapping[str, Any]) -> dict[str, Arguments]:
+    """Layer -> the arguments of its table read."""
     names = _Names([layer.name for layer in artifact.manifest.layers if layer.kind == "lut"])
-    found = {symbol: size for symbol, size in result_sizes(artifact, inputs).items() if symbol.startswith(_READ)}
-    positions = {names.layer(symbol.removeprefix(_READ).lstrip("_")): size for symbol, size in found.items()}
+    found = kernel_arguments(artifact, inputs).items()
+    return {names.layer(s.removeprefix(_READ).lstrip("_")): a for s, a in found if s.startswith(_READ)}
+
+
+def _split_reads(
+    rows: Sequence[ProfileRow], artifact: Artifact, arguments: Mapping[str, Arguments], repeat: int
+) -> None:
+    target = artifact.manifest.target
+    llvm = (("kind", "llvm"), ("mtriple", target.triple), ("mcpu", target.cpu), ("mattr", tuple(target.attrs)))
+    kernels = {layer.name: layer.kernel for layer in artifact.manifest.layers}
+    for row in rows:
+        if row.kind != "lut" or row.read_us is None or row.name not in arguments:
+            continue
+        kernel = kernels[row.name]
+        layout = kernel.removeprefix("shuffle ") if kernel.startswith("shuffle ") else "rowwise"
+        row.epilogue_us = min(epilogue_us(ReadCall(arguments[row.name], layout), llvm, repeat), row.read_us)
+        row.read_us -= row.epilogue_us
+
+
+def _add_bounds(rows: Sequence[ProfileRow], artifact: Artifact, arguments: Mapping[str, Arguments], ghz: float) -> None:
     layers = {layer.name: layer for layer in artifact.manifest.layers if layer.kind == "lut"}
     for row in rows:
         layer = layers.get(row.name) if row.kind == "lut" else None
         if layer is None:
             continue
-        row.rows = positions[row.name] // layer.outputs if row.name in positions else None
+        if row.name in arguments:
+            row.rows = math.prod(arguments[row.name][-1][0]) // layer.outputs
         least = _bound(layer, row.rows, artifact, ghz) if row.rows else None
         if least is not None:
             row.encode_bound_share = least.search_us / row.encode_us if row.encode_us else None

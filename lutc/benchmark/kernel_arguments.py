@@ -1,8 +1,7 @@
-"""How large the results of an artifact's kernels are, seen in one run: the manifest does not tell it."""
+"""What arguments an artifact's kernels get, seen in one run: the manifest does not tell it."""
 
 from __future__ import annotations
 
-import math
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -11,8 +10,10 @@ from typing import Any
 from lutc.artifact.store import Artifact
 
 
-def result_sizes(artifact: Artifact, inputs: Mapping[str, Any]) -> dict[str, int]:
-    """Symbol of each kernel -> elements of its last argument, which it writes."""
+def kernel_arguments(
+    artifact: Artifact, inputs: Mapping[str, Any]
+) -> dict[str, tuple[tuple[tuple[int, ...], str], ...]]:
+    """Symbol of each kernel -> (shape, dtype) of its arguments; it writes the last."""
     import tvm
     from tvm.runtime.vm import VirtualMachine
 
@@ -20,11 +21,11 @@ def result_sizes(artifact: Artifact, inputs: Mapping[str, Any]) -> dict[str, int
     from lutc.runtime.session import load_constants
 
     arrays = [*check_inputs(dict(inputs), artifact.manifest.inputs, str(artifact.path)), *load_constants(artifact)]
-    sizes: dict[str, int] = {}
+    found: dict[str, tuple[tuple[tuple[int, ...], str], ...]] = {}
 
     def watch(_function: Any, name: str, before: bool, _result: Any, *arguments: Any) -> int:
         if before and not name.startswith("vm.builtin."):
-            sizes[name] = math.prod(arguments[-1].shape)
+            found[name] = tuple((tuple(map(int, a.shape)), str(a.dtype)) for a in arguments if hasattr(a, "shape"))
         return 0  # go on with the call
 
     with tempfile.TemporaryDirectory(prefix="lutc-profile-") as scratch:
@@ -32,4 +33,4 @@ def result_sizes(artifact: Artifact, inputs: Mapping[str, Any]) -> dict[str, int
         machine = VirtualMachine(tvm.runtime.load_module(shutil.copy(artifact.library, scratch)), tvm.cpu())
     machine.set_instrument(watch)
     machine["main"](*map(tvm.runtime.tensor, arrays))
-    return sizes
+    return found
