@@ -58,7 +58,7 @@ class Variant:
         return "_".join(parts + ["bias"] * self.has_bias + ["mult"] * self.has_mult)
 
 
-class _Body:
+class Body:
     """Collects the nodes of a function; every call returns the name of the value it makes."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class _Body:
         return self.op("Constant", [], value=helper.make_tensor("value", dtype, [], [value]))
 
     def dim(self, value: str, axis: int) -> str:
-        return self.op("Shape", [value], start=axis, end=axis + 1)
+        return self.op("Shape", [value], start=axis, **({} if axis == -1 else {"end": axis + 1}))
 
     def concat(self, *parts: str) -> str:
         return self.op("Concat", parts, axis=0)
@@ -93,7 +93,7 @@ class _Body:
 
 def make_function(variant: Variant, opset: int) -> FunctionProto:
     """The function of one variant for a model of this opset (18 or newer)."""
-    body = _Body()
+    body = Body()
     if variant.op_type == "LUTConv2d":
         _conv2d(body, variant)
         attributes = {**COMMON_ATTRIBUTES, **CONV_ATTRIBUTES}
@@ -113,7 +113,7 @@ def make_function(variant: Variant, opset: int) -> FunctionProto:
     )
 
 
-def _dense(body: _Body, variant: Variant) -> None:
+def _dense(body: Body, variant: Variant) -> None:
     rows = body.op("Reshape", ["x", body.concat(body.ints(-1), body.op("Shape", ["x"], start=-1))])
     # end=-1 leaves the last axis out
     lead = body.op("Shape", ["x"], end=-1)
@@ -121,7 +121,7 @@ def _dense(body: _Body, variant: Variant) -> None:
     body.op("Reshape", [y, body.concat(lead, body.dim("table", 2))], "y")
 
 
-def _conv2d(body: _Body, variant: Variant) -> None:
+def _conv2d(body: Body, variant: Variant) -> None:
     batch = body.dim("x", 0)
     rows, out_size = _patches(body, batch)
     y = _lookup(body, variant, _encode(body, variant, _subvectors(body, rows)))
@@ -129,7 +129,7 @@ def _conv2d(body: _Body, variant: Variant) -> None:
     body.op("Transpose", [spatial], "y", perm=[0, 3, 1, 2])
 
 
-def _patches(body: _Body, batch: str) -> tuple[str, str]:
+def _patches(body: Body, batch: str) -> tuple[str, str]:
     """im2col as a convolution of single channels with the identity: rows [B*OH*OW, Cin*kh*kw] and (OH, OW)."""
     one = body.ints(1)
     channels = body.dim("x", 1)
@@ -150,7 +150,7 @@ def _patches(body: _Body, batch: str) -> tuple[str, str]:
     return body.op("Reshape", [rows, body.concat(body.ints(-1), depth)]), out_size
 
 
-def _subvectors(body: _Body, rows: str) -> str:
+def _subvectors(body: Body, rows: str) -> str:
     """rows [N, D] -> [C, N, V], the last subvector zero-padded."""
     codebooks, length = body.dim("centroids", 0), body.dim("centroids", 2)
     missing = body.op("Sub", [body.op("Mul", [codebooks, length]), body.dim(rows, 1)])
@@ -159,7 +159,7 @@ def _subvectors(body: _Body, rows: str) -> str:
     return body.op("Transpose", [split], perm=[1, 0, 2])
 
 
-def _encode(body: _Body, variant: Variant, subvectors: str) -> str:
+def _encode(body: Body, variant: Variant, subvectors: str) -> str:
     """[C, N, V] -> codes int64 [C, N]; the lowest index wins a tie."""
     exact = body.cast("centroids", TensorProto.DOUBLE)
     transposed = body.op("Transpose", [exact], perm=[0, 2, 1])
@@ -181,7 +181,7 @@ def _encode(body: _Body, variant: Variant, subvectors: str) -> str:
     return body.op("ArgMax", [score], axis=2, keepdims=0, select_last_index=0)
 
 
-def _lookup(body: _Body, variant: Variant, codes: str) -> str:
+def _lookup(body: Body, variant: Variant, codes: str) -> str:
     """codes [C, N] -> float32 [N, M]."""
     num_codebooks = body.op("Squeeze", [body.dim("table", 0)])
     zero, one = (body.scalar(value, TensorProto.INT64) for value in (0, 1))

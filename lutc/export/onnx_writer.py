@@ -26,6 +26,13 @@ from lutc.export.onnx_functions import (
     Variant,
     make_function,
 )
+from lutc.export.onnx_levels import (
+    PALETTE_INPUTS,
+    QUANTIZE_ATTRIBUTES,
+    QUANTIZE_INPUTS,
+    LevelsVariant,
+    make_levels_function,
+)
 
 OPSET = 18
 _WEIGHTED = ("Conv", "Gemm", "MatMul", "BatchNormalization")
@@ -70,8 +77,10 @@ def layer_metadata(configs: dict[str, dict[str, object]]) -> str:
 
 
 def _translations() -> dict[Callable, Callable]:
-    dense = _operator("LUTDense", COMMON_ATTRIBUTES)
-    conv2d = _operator("LUTConv2d", COMMON_ATTRIBUTES | CONV_ATTRIBUTES)
+    dense = _operator("LUTDense", INPUTS, COMMON_ATTRIBUTES)
+    conv2d = _operator("LUTConv2d", INPUTS, COMMON_ATTRIBUTES | CONV_ATTRIBUTES)
+    quantize = _operator("LUTQuantize", QUANTIZE_INPUTS, QUANTIZE_ATTRIBUTES)
+    palette = _operator("LUTPalette", PALETTE_INPUTS, {})
 
     def lut_dense(
         x, centroids, table, table_scale, bias, inv_scale, score_bias, mult, encode_dtype, encoder, input_signed, layer
@@ -91,17 +100,28 @@ def _translations() -> dict[Callable, Callable]:
             encode_dtype=encode_dtype, encoder=encoder, input_signed=int(input_signed), layer=layer,
         )  # fmt: skip
 
+    def lut_quantize(x, thresholds, levels, axis, layer):
+        return quantize(x, thresholds, levels, axis=axis, layer=layer)
+
+    def lut_palette(codes, levels, layer):
+        return palette(codes, levels, layer=layer)
+
     ops = torch.ops.lutc
-    return {ops.lut_dense.default: lut_dense, ops.lut_conv2d.default: lut_conv2d}
+    return {
+        ops.lut_dense.default: lut_dense,
+        ops.lut_conv2d.default: lut_conv2d,
+        ops.lut_quantize.default: lut_quantize,
+        ops.lut_palette.default: lut_palette,
+    }
 
 
-def _operator(name: str, attributes: dict[str, int]) -> values.Op:
+def _operator(name: str, arguments: Sequence[str], attributes: dict[str, int]) -> values.Op:
     """An onnxscript operator outside the standard; `layer` becomes the node's name afterwards."""
     tensors = ["tensor(float)", "tensor(int8)", "tensor(int32)", "tensor(uint8)"]
     option = OpSchema.FormalParameterOption
     inputs = [
         OpSchema.FormalParameter(key, f"T{i}", param_option=option.Single if i < 4 else option.Optional)
-        for i, key in enumerate(INPUTS)
+        for i, key in enumerate(arguments)
     ]
     kinds = {**attributes, "layer": onnx.AttributeProto.STRING}
     schema = OpSchema(
@@ -109,8 +129,8 @@ def _operator(name: str, attributes: dict[str, int]) -> values.Op:
         DOMAIN,
         DOMAIN_VERSION,
         inputs=inputs,
-        outputs=[OpSchema.FormalParameter("y", "T0")],
-        type_constraints=[(f"T{i}", tensors, "") for i in range(len(INPUTS))],
+        outputs=[OpSchema.FormalParameter("y", "T1" if name == "LUTPalette" else "T0")],
+        type_constraints=[(f"T{i}", tensors, "") for i in range(len(arguments))],
         attributes=[OpSchema.Attribute(k, OpSchema.AttrType(v), "", required=True) for k, v in kinds.items()],
     )
     return values.Op(values.Opset(DOMAIN, DOMAIN_VERSION), name, schema)
@@ -148,10 +168,12 @@ def _node_name(node: onnx.NodeProto, weights: set[str]) -> str:
 
 def _add_functions(proto: onnx.ModelProto) -> None:
     opset = next(o.version for o in proto.opset_import if o.domain == "")
-    variants: dict[Variant, None] = {}
+    shapes = {tensor.name: tensor.dims for tensor in proto.graph.initializer}
+    variants: dict[Variant | LevelsVariant, None] = {}
     for node in proto.graph.node:
         if node.domain == DOMAIN:
-            variant = Variant.of_node(node)
+            is_levels = node.op_type in ("LUTQuantize", "LUTPalette")
+            variant = LevelsVariant.of_node(node, shapes) if is_levels else Variant.of_node(node)
             node.overload = variant.overload
             variants[variant] = None
             ordered = sorted(node.attribute, key=lambda a: a.name)
@@ -159,7 +181,9 @@ def _add_functions(proto: onnx.ModelProto) -> None:
             node.attribute.extend(ordered)
     if not variants:
         return
-    proto.functions.extend(make_function(variant, opset) for variant in variants)
+    for variant in variants:
+        make = make_levels_function if isinstance(variant, LevelsVariant) else make_function
+        proto.functions.append(make(variant, opset))
     if all(o.domain != DOMAIN for o in proto.opset_import):
         proto.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
 

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from lutc.config import LUTConfig
 from lutc.nn.conv2d import LUTConv2d
+from lutc.nn.levels import Levels, extract_levels
 from lutc.nn.linear import LUTLinear
 from lutc.nn.parameters import param_groups
 from lutc.nn.quantize import QuantizeRow, quantize_
 
-__all__ = ["LUTConfig", "LUTConv2d", "LUTLinear", "QuantizeRow", "param_groups", "quantize_"]
+__all__ = [
+    "LUTConfig",
+    "LUTConv2d",
+    "LUTLinear",
+    "Levels",
+    "QuantizeRow",
+    "extract_levels",
+    "param_groups",
+    "quantize_",
+]
