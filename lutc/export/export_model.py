@@ -14,6 +14,7 @@ from lutc import __version__
 from lutc.errors import LutcError
 from lutc.nn.eval_mode import eval_mode
 from lutc.nn.frozen import FrozenLUTLayer
+from lutc.nn.frozen_quantized import FrozenPalette, FrozenQuantizer
 from lutc.nn.layer import LUTLayer
 
 
@@ -46,8 +47,9 @@ def export_model(
     _check_suffix(path)
     _check_converted(model)
     inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
-    for name, layer in _frozen_layers(model).items():
-        layer.set_name(name)
+    for name, module in model.named_modules():
+        if isinstance(module, (FrozenLUTLayer, FrozenQuantizer, FrozenPalette)):
+            module.set_name(name)
     with eval_mode(model), torch.no_grad():
         if path.suffix == ".onnx":
             _write(path, lambda target: _save_onnx(model, inputs, target, input_names, output_names))

@@ -36,6 +36,7 @@ from lutc.export.onnx_levels import (
 
 OPSET = 18
 _WEIGHTED = ("Conv", "Gemm", "MatMul", "BatchNormalization")
+_LAYER_CLASSES = (".Linear", ".Conv1d", ".Conv2d", ".FrozenQuantizedLinear", ".FrozenQuantizedConv2d")
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _CLASSES = "pkg.torch.onnx.class_hierarchy"
 
@@ -161,7 +162,7 @@ def _node_name(node: onnx.NodeProto, weights: set[str]) -> str:
         return node.name
     *_, module, step = ["", *ast.literal_eval(metadata[_SCOPES])]
     classes = ast.literal_eval(metadata[_CLASSES])
-    if node.op_type in _WEIGHTED and len(classes) > 1 and classes[-2].endswith((".Linear", ".Conv1d", ".Conv2d")):
+    if node.op_type in _WEIGHTED and len(classes) > 1 and classes[-2].endswith(_LAYER_CLASSES):
         return module
     return f"{module}/{step}" if module else step
 

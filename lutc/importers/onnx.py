@@ -23,6 +23,7 @@ from lutc.importers.onnx_graph import all_nodes, describe, name_nodes, prepare
 from lutc.importers.onnx_layers import convert_layer
 from lutc.importers.onnx_lut_nodes import read_lut_nodes
 from lutc.importers.onnx_support import check_supported
+from lutc.importers.palette import expand_palettes
 from lutc.importers.relax_types import static_shape, tensor_specs
 from lutc.model import Model
 
@@ -47,6 +48,7 @@ def import_onnx(
     _check_valid(model, source)
     name_nodes(model.graph)
     places = {node.name: describe(index, node) for index, node in enumerate(all_nodes(model.graph))}
+    expand_palettes(model, source)
     model = prepare(model)
     shapes = static_shapes(model.graph, input_shapes, source)
     model = fold_shapes(model, shapes)

@@ -17,6 +17,7 @@ from lutc.errors import ModelImportError
 from lutc.importers.lut_call import lut_call
 from lutc.importers.lut_layer import ARGUMENTS, LUTLayer, layer_error
 from lutc.importers.onnx_layers import named
+from lutc.importers.palette import palette_error, palette_weight
 from lutc.importers.relax_types import static_shape
 
 _GEOMETRY = ("kernel_shape", "strides", "pads", "dilations")
@@ -41,6 +42,7 @@ def from_program(program: torch.export.ExportedProgram, source: str) -> tuple[tv
         f"lut_{kind}.default": lambda node, importer: _convert_lut(node, importer, constants, places, source)
         for kind in ("dense", "conv2d")
     }
+    custom["lut_palette.default"] = lambda node, importer: _convert_palette(node, constants, source)
     custom |= {name: _naming_converter(name, places) for name in (*_CONV_OPS, *_DENSE_OPS)}
     mod = from_exported_program(
         program, custom_convert_map=custom, unwrap_unit_return_tuple=True, run_ep_decomposition=False
@@ -94,6 +96,17 @@ def _convert_lut(
         raise layer_error([(place, problem)], source)
     places[layer.name] = place
     return importer.block_builder.emit(lut_call(layer, x))
+
+
+def _convert_palette(node: Node, constants: dict[str, np.ndarray], source: str) -> relax.Expr:
+    values = _arguments(node)
+    where = f'{source}, node "{node.name}" ({node.target}, "{values["layer"]}")'
+    try:
+        return relax.const(
+            palette_weight(*(_constant(values[name], name, constants, where) for name in ("codes", "levels")))
+        )
+    except ValueError as error:
+        raise palette_error(where, error) from error
 
 
 def _arguments(node: Node) -> dict[str, Any]:
