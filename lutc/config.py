@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 
 ENCODERS = ("l2",)
 ENCODE_DTYPES = ("float32", "int8")
@@ -46,6 +47,85 @@ class LUTConfig:
             return 16
         taps = kernel_shape[0] * kernel_shape[1]
         return 4 if taps == 1 else taps
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+SCALAR_METHODS = (
+    "llt",
+    "nulsq",
+    "quantization_network",
+    "lsq",
+    "pact",
+    "dorefa",
+    "apot",
+    "lcq",
+    "lqnets",
+    "ttq",
+    "minmax",
+)
+EDGE_POLICIES = ("float", "8bit", "same")
+_WEIGHT_PARTNER = {"pact": "dorefa"}  # methods that quantize activations only
+
+
+@dataclass(frozen=True)
+class ScalarConfig:
+    """Settings of a scalar-quantized layer: every weight and every input value becomes one of 2^bits levels.
+
+    Parameters
+    ----------
+    method : where the levels come from, for weights and inputs; see docs/quantizers.md.
+    weight_bits, input_bits : 1..8, or None to leave weights or inputs float.
+    weight_method, input_method : another method for one of the two; "nulsq" with weight_method="lsq" is nuLSQ-A, with
+        input_method="lsq" nuLSQ-W. "pact" takes "dorefa" for weights.
+    per_channel : weights have their own parameters for each output channel.
+    input_per_channel : inputs have their own for each channel (conv) or feature (dense).
+    input_signed : whether inputs can be negative; None asks the calibration data, and means no without any.
+    weight_options, input_options : further arguments of the methods' classes in lutc.nn.quantizers.
+    first_last : what happens to the first and the last dense or convolution layer of the model: they stay "float", get
+        "8bit" MinMax weights and inputs, or the "same" settings.
+    """
+
+    method: str = "nulsq"
+    weight_bits: int | None = 4
+    input_bits: int | None = 4
+    weight_method: str | None = None
+    input_method: str | None = None
+    per_channel: bool = False
+    input_per_channel: bool = False
+    input_signed: bool | None = None
+    weight_options: Mapping[str, object] = field(default_factory=dict)
+    input_options: Mapping[str, object] = field(default_factory=dict)
+    first_last: str = "float"
+
+    def __post_init__(self) -> None:
+        for name in ("weight_bits", "input_bits"):
+            bits = getattr(self, name)
+            if bits is not None and not 1 <= bits <= 8:
+                raise ValueError(f"{name} must be in 1..8 or None, not {bits}")
+        if self.weight_bits is None and self.input_bits is None:
+            raise ValueError("weight_bits or input_bits must be given")
+        for name in ("method", "weight_method", "input_method"):
+            value = getattr(self, name)
+            if value not in SCALAR_METHODS and not (value is None and name != "method"):
+                raise ValueError(f"{name} must be one of {', '.join(SCALAR_METHODS)}, not {value!r}")
+        if self.first_last not in EDGE_POLICIES:
+            raise ValueError(f"first_last must be one of {', '.join(EDGE_POLICIES)}, not {self.first_last!r}")
+
+    @property
+    def method_of_weights(self) -> str:
+        return self.weight_method or _WEIGHT_PARTNER.get(self.method, self.method)
+
+    @property
+    def method_of_inputs(self) -> str:
+        return self.input_method or self.method
+
+    def at_edge(self) -> ScalarConfig | None:
+        """The settings of a first or last layer, None for float."""
+        if self.first_last == "8bit":
+            return ScalarConfig("minmax", 8, 8, input_signed=self.input_signed, first_last="same")
+        return self if self.first_last == "same" else None
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)

@@ -16,6 +16,7 @@ from lutc.nn.eval_mode import eval_mode
 from lutc.nn.frozen import FrozenLUTLayer
 from lutc.nn.frozen_quantized import FrozenPalette, FrozenQuantizer
 from lutc.nn.layer import LUTLayer
+from lutc.nn.quantized_layer import QuantizedLayer
 
 
 def export_model(
@@ -117,11 +118,17 @@ def _check_suffix(path: Path) -> None:
 
 
 def _check_converted(model: nn.Module) -> None:
-    waiting = [name or "(the model itself)" for name, module in model.named_modules() if isinstance(module, LUTLayer)]
+    waiting = {
+        name or "(the model itself)": module
+        for name, module in model.named_modules()
+        if isinstance(module, (LUTLayer, QuantizedLayer))
+    }
     if waiting:
+        tables = any(isinstance(module, LUTLayer) for module in waiting.values())
+        held = "lookup-table layer(s) still hold trainable centroids instead of tables"
         raise LutcError(
             "cannot export a model in its training form",
             where=", ".join(waiting),
-            reason=f"{len(waiting)} lookup-table layer(s) still hold trainable centroids instead of tables",
+            reason=f"{len(waiting)} " + (held if tables else "layer(s) still hold quantizers that are trained"),
             fix='quantize_(model, config, step="convert")',
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from lutc.config import LUTConfig
+from lutc.config import LUTConfig, ScalarConfig
 from lutc.nn.conv2d import LUTConv2d
 from lutc.nn.levels import Levels, extract_levels
 from lutc.nn.linear import LUTLinear
 from lutc.nn.parameters import param_groups
+from lutc.nn.quantized_layer import QuantizedConv2d, QuantizedLinear
 from lutc.nn.quantize import QuantizeRow, quantize_
 
 __all__ = [
@@ -15,6 +16,9 @@ __all__ = [
     "LUTLinear",
     "Levels",
     "QuantizeRow",
+    "QuantizedConv2d",
+    "QuantizedLinear",
+    "ScalarConfig",
     "extract_levels",
     "param_groups",
     "quantize_",

@@ -21,7 +21,7 @@ def from_rows(rows: Tensor, shape: torch.Size, axis: int | None) -> Tensor:
     """The inverse of `to_rows` for a tensor of this shape."""
     if axis is None:
         return rows.reshape(shape)
-    others = [size for index, size in enumerate(shape) if index != axis]
+    others = [size for index, size in enumerate(shape) if index != axis % len(shape)]
     return rows.reshape(shape[axis], *others).movedim(0, axis)
 
 

@@ -43,7 +43,7 @@ def calibrate_layers(model: nn.Module, twins: Mapping[str, LUTLayer], batches: I
     try:
         with eval_mode(model):
             for batch in batches:
-                _call(model, batch)
+                call_model(model, batch)
     finally:
         for hook in hooks:
             hook.remove()
@@ -79,7 +79,8 @@ def _initialise(name: str, record: _Record, seed: int) -> None:
     layer.set_centroids(centroids, max(TEMPERATURE_FRACTION * mean_distance, 1e-3))
 
 
-def _call(model: nn.Module, batch: object) -> None:
+def call_model(model: nn.Module, batch: object) -> None:
+    """Run a model on one batch: a tensor, a tuple of arguments or a dict of keyword arguments."""
     if isinstance(batch, Tensor):
         model(batch)
     elif isinstance(batch, Mapping):

@@ -23,7 +23,7 @@ class FrozenQuantizer(nn.Module):
         self.name = name
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.lutc.lut_quantize(x, self.thresholds, self.levels, self.axis, self.name)
+        return torch.ops.lutc.lut_quantize(x, self.thresholds, self.levels, self.axis % max(x.dim(), 1), self.name)
 
     def extra_repr(self) -> str:
         return f"levels={self.levels.shape[-1]}" + (f", axis={self.axis}" if self.levels.dim() == 2 else "")

@@ -9,23 +9,26 @@ from typing import Literal
 
 from torch import nn
 
-from lutc.config import LUTConfig
+from lutc.config import LUTConfig, ScalarConfig
 from lutc.errors import LutcError
 from lutc.nn.calibration import calibrate_layers
 from lutc.nn.conv2d import LUTConv2d, unsupported_conv
 from lutc.nn.frozen import FrozenLUTConv2d, FrozenLUTLayer, FrozenLUTLinear
 from lutc.nn.layer import LUTLayer
 from lutc.nn.linear import LUTLinear
+from lutc.nn.quantized_layer import QuantizedLayer, quantized_twin, unsupported_scalar
+from lutc.nn.scalar_calibration import calibrate_quantizers, freeze_quantizers, negative_inputs
 
-Config = LUTConfig | Mapping[str, LUTConfig | None]
+LayerConfig = LUTConfig | ScalarConfig
+Config = LayerConfig | Mapping[str, LayerConfig | None]
 
 
 @dataclass(frozen=True)
 class QuantizeRow:
-    """What became of one dense or convolution layer: kind is "lut" or "float", and why."""
+    """What became of one dense or convolution layer: kind is "lut", "scalar" or "float", and why."""
 
     name: str
-    kind: Literal["lut", "float"]
+    kind: Literal["lut", "scalar", "float"]
     reason: str
 
 
@@ -40,9 +43,9 @@ def quantize_(
 ) -> list[QuantizeRow]:
     """Swap layers of a model in place. Nothing is changed where an error is raised.
 
-    step="prepare" replaces torch.nn.Linear and torch.nn.Conv2d by LUTLinear and LUTConv2d, ready to train; weights are
-    shared with the float layers. step="convert" replaces those by their inference form, ready to export; config,
-    filter_fn and calibration are not used then.
+    step="prepare" replaces torch.nn.Linear and torch.nn.Conv2d by LUTLinear and LUTConv2d, or with a ScalarConfig by
+    QuantizedLinear and QuantizedConv2d, ready to train; weights are shared with the float layers. step="convert"
+    replaces those by their inference form, ready to export; config, filter_fn and calibration are not used then.
 
     Parameters
     ----------
@@ -51,7 +54,8 @@ def quantize_(
     filter_fn : called with (module, qualified name); False keeps a layer float.
     calibration : batches of inputs (a tensor, a tuple of arguments or a dict of keyword arguments). Centroids then
         start from k-means on the float model's own activations, and 8-bit input scales from their ranges; without
-        it centroids are random.
+        it centroids are random. Scalar quantizers of inputs start from these activations, else from the first batch
+        of training.
     seed : of the sampling and of k-means.
 
     Returns
@@ -81,31 +85,44 @@ def _prepare(
 ) -> list[QuantizeRow]:
     names = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     _check_patterns(config, names)
-    rows, twins = [], {}
+    batches = None if calibration is None else list(calibration)
+    chosen = {name: _config_for(config, name, name in (names[0], names[-1])) for name in names}
+    unsure = [name for name, c in chosen.items() if isinstance(c, ScalarConfig) and c.input_signed is None]
+    negative = negative_inputs(model, unsure, batches or ())
+    rows, tables, quantized = [], {}, {}
     for name in names:
-        module = model.get_submodule(name)
-        settings = _config_for(config, name)
+        module, settings = model.get_submodule(name), chosen[name]
         reason = _keep_float(module, name, settings, filter_fn)
-        if reason is None:
-            _check_not_root(name)
-            assert settings is not None
-            twin = _twin(module, settings)
-            twins[name] = twin
-            rows.append(QuantizeRow(name, "lut", twin.lut_repr()))
-        else:
+        if reason is not None:
             rows.append(QuantizeRow(name, "float", reason))
+            continue
+        _check_not_root(name)
+        if isinstance(settings, ScalarConfig):
+            quantized[name] = quantized_twin(name, module, settings, settings.input_signed or name in negative)
+            rows.append(QuantizeRow(name, "scalar", quantized[name].scalar_repr()))
+        else:
+            assert settings is not None
+            tables[name] = _twin(module, settings)
+            rows.append(QuantizeRow(name, "lut", tables[name].lut_repr()))
+    twins = tables | quantized
     if not twins:
         raise _nothing_to_do("no dense or convolution layer is eligible", rows)
-    if calibration is not None:
-        calibrate_layers(model, twins, calibration, seed)
+    if batches is not None and tables:
+        calibrate_layers(model, tables, batches, seed)
+    if batches is not None:
+        calibrate_quantizers(model, quantized, batches)
     _swap(model, {model.get_submodule(name): twin for name, twin in twins.items()})
     return rows
 
 
 def _convert(model: nn.Module) -> list[QuantizeRow]:
-    rows, frozen = [], {}
+    rows, frozen = [], freeze_quantizers(model)
     for name, module in model.named_modules():
-        if isinstance(module, LUTLayer):
+        if isinstance(module, QuantizedLayer):
+            _check_not_root(name)
+            frozen[module] = module.frozen().train(module.training)
+            rows.append(QuantizeRow(name, "scalar", module.scalar_repr()))
+        elif isinstance(module, LUTLayer):
             _check_not_root(name)
             form = FrozenLUTLinear if isinstance(module, LUTLinear) else FrozenLUTConv2d
             frozen[module] = form(module, name)
@@ -123,16 +140,18 @@ def _convert(model: nn.Module) -> list[QuantizeRow]:
 def _keep_float(
     module: nn.Module,
     name: str,
-    settings: LUTConfig | None,
+    settings: LayerConfig | None,
     filter_fn: Callable[[nn.Module, str], bool] | None,
 ) -> str | None:
     """Why a layer stays float, or None."""
     if settings is None:
-        return "no settings for it in config"
+        return "no settings for it in config, or the first or last layer"
     if filter_fn is not None and not filter_fn(module, name):
         return "excluded by filter_fn"
     if type(module) not in (nn.Linear, nn.Conv2d):
         return f"{type(module).__name__} is a subclass whose owner may read its weight directly"
+    if isinstance(settings, ScalarConfig):
+        return unsupported_scalar(module)
     return unsupported_conv(module) if isinstance(module, nn.Conv2d) else None
 
 
@@ -143,14 +162,16 @@ def _twin(module: nn.Module, settings: LUTConfig) -> LUTLayer:
     return LUTLinear.from_float(module, settings)
 
 
-def _config_for(config: Config, name: str) -> LUTConfig | None:
-    if isinstance(config, LUTConfig):
-        return config
-    return next((value for pattern, value in config.items() if fnmatch.fnmatchcase(name, pattern)), None)
+def _config_for(config: Config, name: str, at_edge: bool) -> LayerConfig | None:
+    if isinstance(config, Mapping):
+        found = next((value for pattern, value in config.items() if fnmatch.fnmatchcase(name, pattern)), None)
+    else:
+        found = config
+    return found.at_edge() if at_edge and isinstance(found, ScalarConfig) else found
 
 
 def _check_patterns(config: Config, names: list[str]) -> None:
-    if isinstance(config, LUTConfig):
+    if not isinstance(config, Mapping):
         return
     for pattern in config:
         if not fnmatch.filter(names, pattern):

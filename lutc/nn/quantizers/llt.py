@@ -1,0 +1,88 @@
+"""LLT: a learnable lookup table from fine cells to uniform levels (Wang et al., Learnable Lookup Table, CVPR 2022)."""
+
+from __future__ import annotations
+
+
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lutc.nn.quantizers.base import EPSILON, ScalarQuantizer, deviation, scaled_gradient
+
+
+class LLT(ScalarQuantizer):
+    """The range -s..s is cut into cells; each of the R rows of a table says which of its K cells the output rises in.
+
+    Levels are uniform, k / R * s; the thresholds are learned. Unsigned: R = 2^b - 1 rows; signed: R = 2^(b-1) - 1 rows,
+    mirrored at zero; one signed bit: one row over the whole range, levels -s and s.
+
+    Parameters log_scale float32 [G] (s is its exponential) and table float32 [G, R, K], the logits of a softmax over K
+    whose temperature falls from `temperatures[0]` to `temperatures[1]` over the part `hold` of the training; deployed,
+    each row rises in the cell with its largest logit.
+    """
+
+    method = "llt"
+
+    def __init__(
+        self,
+        bits: int,
+        *,
+        signed: bool,
+        granularity: int = 9,
+        temperatures: tuple[float, float] = (1.0, 1e-3),
+        hold: float = 0.25,
+        **place,
+    ) -> None:
+        super().__init__(bits, signed=signed, **place)
+        self.binary = signed and bits == 1
+        self.rows = 1 if bits == 1 else 2 ** (bits - signed) - 1
+        self.granularity, self.temperatures, self.hold = granularity, temperatures, hold
+        self.temperature = temperatures[0]
+        self.log_scale = nn.Parameter(torch.zeros(self.groups))
+        self.table = nn.Parameter(torch.zeros(self.groups, self.rows, granularity))
+
+    @property
+    def cells(self) -> int:
+        """n: cells between 0 and s, or between -s and s for one signed bit."""
+        return self.rows * self.granularity
+
+    def initialize(self, rows: Tensor) -> None:
+        self.log_scale.copy_((3 * deviation(rows)).clamp_min(EPSILON).log())
+
+    def set_progress(self, progress: float) -> None:
+        first, last = self.temperatures
+        self.temperature = max(first * (last / first) ** (progress / self.hold), last)
+
+    def fake(self, rows: Tensor) -> Tensor:
+        scale = self.log_scale.exp()[:, None]
+        lookup = self._lookup((self.table / self.temperature).softmax(2))
+        inside = (rows / scale).clamp(-1, 1)
+        index = self._index(inside)
+        with torch.no_grad():
+            counts = torch.zeros_like(lookup).scatter_add_(1, index, torch.ones_like(inside))
+            used = self.cells + 1 if self.binary or not self.signed else 2 * self.cells + 1
+            factor = rows.shape[1] / used / (counts.sqrt() + 1e-5)
+        y = scaled_gradient(lookup, factor).gather(1, index)
+        return (y + (inside - inside.detach())) * scale
+
+    def hard(self, rows: Tensor) -> Tensor:
+        scale = self.log_scale.exp()[:, None]
+        chosen = F.one_hot(self.table.argmax(2), self.granularity).to(scale.dtype)
+        return self._lookup(chosen).gather(1, self._index((rows / scale).clamp(-1, 1))) * scale
+
+    def _lookup(self, rises: Tensor) -> Tensor:
+        """How far the output rises in each cell, [G, R, K] -> the value of each index [G, cells]."""
+        height = rises.flatten(1).cumsum(1) / self.rows
+        zero = height.new_zeros(len(height), 1)
+        if self.binary:
+            return torch.cat([zero - 1, 2 * height - 1], 1)
+        if self.signed:
+            return torch.cat([-height.flip(1), zero, height], 1)
+        return torch.cat([zero.expand(-1, self.cells + 1), height], 1)
+
+    def _index(self, inside: Tensor) -> Tensor:
+        if self.binary:
+            return ((inside + 1) * (self.cells / 2)).round().long().clamp(0, self.cells)
+        # clamped for NaN
+        return ((inside * self.cells).round().long() + self.cells).clamp(0, 2 * self.cells)

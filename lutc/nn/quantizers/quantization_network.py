@@ -1,0 +1,84 @@
+"""Quantization Networks: a sum of sigmoids that hardens into steps (Yang et al., CVPR 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lutc.nn.kmeans import kmeans
+from lutc.nn.quantizers.base import EPSILON, ScalarQuantizer
+
+_HIGHEST_TEMPERATURE = 2000.0
+_SAMPLE = 20_000
+
+
+class QuantizationNetwork(ScalarQuantizer):
+    """y = alpha * (Y_0 + sum_i (Y_{i+1} - Y_i) * sigmoid(T * (beta * x - b_i))); deployed, the sigmoid is a strict step.
+
+    The levels Y are given integers, the biases b stay where k-means put them; parameters alpha and beta float32 [G].
+    The temperature T rises by `temperature_step` an epoch, from that value.
+
+    Parameters
+    ----------
+    level_set : increasing integers; None takes 0..2^b-1 for unsigned values, else (-1, 1), (-1, 0, 1),
+        (-4, -2, -1, 0, 1, 2, 4) and -(2^(b-1)-1)..2^(b-1)-1 for 1, 2, 3 and more bits.
+    epochs : of the training, by which progress is turned into temperature.
+    """
+
+    method = "quantization_network"
+
+    def __init__(
+        self,
+        bits: int,
+        *,
+        signed: bool,
+        level_set: Sequence[float] | None = None,
+        temperature_step: float = 5.0,
+        epochs: int = 55,
+        **place,
+    ) -> None:
+        super().__init__(bits, signed=signed, **place)
+        chosen = default_level_set(bits, signed) if level_set is None else tuple(level_set)
+        if len(chosen) < 2 or any(a >= b for a, b in zip(chosen, chosen[1:], strict=False)):
+            raise ValueError(f"level_set must be two or more increasing numbers, not {level_set}")
+        self.temperature_step, self.epochs, self.temperature = temperature_step, epochs, temperature_step
+        self.register_buffer("level_set", torch.tensor(chosen, dtype=torch.float32))
+        self.register_buffer("biases", torch.zeros(self.groups, len(chosen) - 1))
+        self.alpha = nn.Parameter(torch.ones(self.groups))
+        self.beta = nn.Parameter(torch.ones(self.groups))
+
+    def initialize(self, rows: Tensor) -> None:
+        beta = 1.25 * self.level_set.abs().max() / rows.abs().amax(1).clamp_min(EPSILON)
+        self.beta.copy_(beta)
+        self.alpha.copy_(1 / beta)
+        scaled = rows * beta[:, None]
+        if scaled.shape[1] > _SAMPLE:
+            generator = torch.Generator().manual_seed(0)
+            scaled = scaled[:, torch.randperm(scaled.shape[1], generator=generator)[:_SAMPLE]]
+        centers = kmeans(scaled[..., None].contiguous(), len(self.level_set), seed=0)[..., 0].sort(1).values
+        self.biases.copy_((centers[:, 1:] + centers[:, :-1]) / 2)
+
+    def set_progress(self, progress: float) -> None:
+        epoch = progress * self.epochs
+        self.temperature = min((epoch + 1) * self.temperature_step, _HIGHEST_TEMPERATURE)
+
+    def fake(self, rows: Tensor) -> Tensor:
+        scaled = rows * self.beta[:, None]
+        y = self.level_set[0].expand_as(scaled)
+        for index, rise in enumerate(self.level_set.diff()):
+            y = y + rise * torch.sigmoid(self.temperature * (scaled - self.biases[:, index, None]))
+        return y * self.alpha[:, None]
+
+    def hard(self, rows: Tensor) -> Tensor:
+        codes = torch.searchsorted(self.biases, (rows * self.beta[:, None]).contiguous())
+        return self.level_set[codes] * self.alpha[:, None]
+
+
+def default_level_set(bits: int, signed: bool) -> tuple[int, ...]:
+    if not signed:
+        return tuple(range(2**bits))
+    known = {1: (-1, 1), 2: (-1, 0, 1), 3: (-4, -2, -1, 0, 1, 2, 4)}
+    most = 2 ** (bits - 1) - 1
+    return known.get(bits) or tuple(range(-most, most + 1))
