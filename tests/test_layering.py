@@ -126,4 +126,4 @@ def test_loads_nothing_heavy(module: str) -> None:
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("lutc")])
 def test_torch_stays_where_it_belongs(module: str) -> None:
     if "torch" in _loads(module):
-        assert module.startswith(("lutc.nn", "lutc.export", "lutc.importers.pt2"))
+        assert module.startswith(("lutc.nn", "lutc.export", "lutc.importers.pt2", "lutc.importers.checkpoints"))
