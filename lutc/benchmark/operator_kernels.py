@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,13 @@ PARTS = {"lut_plane": "quantize", "lut_encode": "encode", "lut_lookup": "read"}
 
 
 class OperatorKernels:
-    """An operator compiled for a target of this machine. Calling it runs it once.
+    """An operator compiled for a target. Calling it runs it once, on this machine.
 
     kernel : what the compiler chose, as `lutc inspect` tells it.
     isa, gathers : the instruction set it is made for, and whether it reads table rows one by one.
     table_traffic : bytes of table that a call reads: all of it for every block of rows kept in registers, or a gather's
         rows.
-    names : symbols of the kernels, in order.
+    steps : symbol and arguments (TVM tensors) of each kernel call, in order; the last argument is the result.
     """
 
     def __init__(self, layer: OperatorLayer, target: Target) -> None:
@@ -45,10 +46,17 @@ class OperatorKernels:
         self.isa = best_isa(TVMTarget(dict(llvm))).name
         self.table_traffic = self._traffic(layer)
         self._library = built.executable.mod.imports[0]
-        calls, self._result = _steps(scheduled, layer.x)
-        self._calls = [(self._library[name], arguments) for name, arguments in calls]
-        self.names = [name for name, _ in calls]
+        self.steps, self._result = _steps(scheduled, layer.x)
         self._shape = layer.operator.output_shape
+
+    @property
+    def names(self) -> list[str]:
+        """Symbols of the kernels, in order."""
+        return [name for name, _ in self.steps]
+
+    @functools.cached_property
+    def _calls(self) -> list[tuple[Any, list[Any]]]:
+        return [(self._library[name], arguments) for name, arguments in self.steps]
 
     def __call__(self) -> None:
         for function, arguments in self._calls:
@@ -58,9 +66,12 @@ class OperatorKernels:
         """Each kernel alone, on what is in the buffers; by its part, "quantize", "encode" or "read"."""
         found: dict[str, Callable[[], object]] = {}
         for symbol, (function, arguments) in zip(self.names, self._calls, strict=True):
-            part = next((part for prefix, part in PARTS.items() if symbol.startswith(prefix)), symbol)
-            found[part] = functools.partial(function, *arguments)
+            found[part_of(symbol)] = functools.partial(function, *arguments)
         return found
+
+    def save_object(self, path: Path) -> None:
+        """Write the kernels' machine code as an object file."""
+        self._library.write_to_file(str(path))
 
     def _traffic(self, layer: OperatorLayer) -> int:
         from tvm_ext.compute import pack
@@ -78,6 +89,11 @@ class OperatorKernels:
     def result(self) -> np.ndarray:
         """What the last call computed."""
         return self._result.numpy().reshape(self._shape)
+
+
+def part_of(symbol: str) -> str:
+    """ "quantize", "encode", "read", or the symbol of any other kernel."""
+    return next((part for prefix, part in PARTS.items() if symbol.startswith(prefix)), symbol)
 
 
 def _module(layer: OperatorLayer) -> Any:

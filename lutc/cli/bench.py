@@ -40,6 +40,8 @@ _OF_MODELS = ("onnxruntime", "onnxruntime-int8")
               help="Length of a subvector of --op.  [default: taps of the kernel; 1x1: 4, dense: 16]")  # fmt: skip
 @click.option("--encode", type=click.Choice(("int8", "float32")), help="Search of --op.  [default: int8]")
 @click.option("-t", "--target", metavar="NAME[,...]", help="What operators are compiled for.  [default: native]")
+@click.option("--simulate", is_flag=True,
+              help="Price operators on the core of an AArch64 --target, beside ideal matrix kernels.")  # fmt: skip
 @click.option("--baseline", "baselines", multiple=True, type=click.Choice(_BASELINES),
               help="Engine to compare with; may be repeated.  [default: all; for a model the first two]")  # fmt: skip
 @click.option("--repeat", type=click.IntRange(1), default=100, metavar="N", help="Timed runs of each.  [default: 100]")
@@ -56,6 +58,7 @@ def bench_command(
     v: int | None,
     encode: str | None,
     target: str | None,
+    simulate: bool,
     baselines: tuple[str, ...],
     repeat: int,
     threads: int,
@@ -71,6 +74,7 @@ def bench_command(
     lutc bench model.lutc --against model.onnx
     lutc bench --suite operators
     lutc bench --op "conv2d 64x56x56 -> 64 3x3" --k 16 --v 9
+    lutc bench --suite operators --target cortex-a76 --simulate
     """
     if sum(given is not None for given in (artifact, suite, operator)) != 1:
         raise click.UsageError("give one of ARTIFACT, --suite operators, and --op TEXT")
@@ -80,12 +84,17 @@ def bench_command(
         raise click.UsageError("--against needs ARTIFACT: operators bring their own float layers")
     if artifact is not None and target is not None:
         raise click.UsageError("--target is for --suite and --op: an artifact has its target")
+    if simulate and (artifact is not None or target is None or baselines or threads > 1):
+        raise click.UsageError("--simulate prices --suite or --op for a --target on one thread, without --baseline")
     _use_threads(threads)  # before anything loads TVM
     if artifact is not None:
         report = _artifact(artifact, against, baselines, repeat, threads, _outputs(html, json_path))
     else:
-        chosen = _operators(operator, k, v, encode)
-        report = _suite(chosen, baselines, target or "native", repeat, threads, _outputs(html, json_path))
+        chosen, check = _operators(operator, k, v, encode), _outputs(html, json_path)
+        if simulate:
+            report = _simulate(chosen, target or "", check)
+        else:
+            report = _suite(chosen, baselines, target or "native", repeat, threads, check)
     show_report(report, json_path)
     if html is not None:
         report.save(html)
@@ -158,6 +167,19 @@ def _suite(
         return benchmark_operators(
             operators, baselines=baselines or _BASELINES, target=goal, threads=threads, repeat=repeat, progress=progress
         )
+
+
+def _simulate(operators: list[Operator], target: str, check_outputs: Callable[[], None]) -> Report:
+    from lutc.cost_model.arm_cores import core_of
+    from lutc.targets import parse_target
+
+    goal = parse_target(target)
+    core_of(goal)
+    check_outputs()
+    from lutc.benchmark.simulated_suite import simulate_operators
+
+    with _progress(len(operators)) as progress:
+        return simulate_operators(operators, target=goal, progress=progress)
 
 
 @contextmanager

@@ -122,11 +122,15 @@ def find_compiler() -> list[str] | None:
         return None
 
 
-def _compile(compiler: list[str], out: Path, libraries: Path) -> None:
+def ffi_headers() -> Path:
+    """The folder with the C headers of the installed apache-tvm-ffi."""
     spec = importlib.util.find_spec("tvm_ffi")
     if spec is None or spec.origin is None:
         raise RuntimeError("apache-tvm-ffi is installed without its Python package")
-    include = Path(spec.origin).with_name("include")
+    return Path(spec.origin).with_name("include")
+
+
+def _compile(compiler: list[str], out: Path, libraries: Path) -> None:
     # the libraries' own C++ dependencies are resolved on the machine that runs them, hence --allow-shlib-undefined
     command = [
         *compiler,
@@ -134,7 +138,7 @@ def _compile(compiler: list[str], out: Path, libraries: Path) -> None:
         "-D_POSIX_C_SOURCE=200809L",
         "-O2",
         "-s",
-        f"-I{include}",
+        f"-I{ffi_headers()}",
         str(_SOURCE),
         "-o",
         str(out),

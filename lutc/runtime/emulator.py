@@ -43,6 +43,11 @@ def availability() -> tuple[bool, str]:
     return True, f"{qemu}, C library in {sysroot}"
 
 
+def command(cpu: str = "max") -> list[str]:
+    """The words before an AArch64 program and its arguments. Raises TargetError when something is missing."""
+    return [_qemu(), "-cpu", cpu, "-L", str(_sysroot())]
+
+
 def run(
     library: str | Path, inputs: Sequence[np.ndarray], *, cpu: str = "max", timeout: float = 600.0
 ) -> list[np.ndarray]:
@@ -70,10 +75,10 @@ def run_many(
     TargetError : qemu, the C library, the TVM runtime or a compiler for AArch64 is missing.
     VerifyError : a run failed, crashed, or took longer than ``timeout``.
     """
-    command = [_qemu(), "-cpu", cpu, "-L", str(_sysroot()), str(aarch64.runner())]
+    runner = [*command(cpu), str(aarch64.runner())]
     with tempfile.TemporaryDirectory(prefix="lutc-emulate-") as scratch:
         batch, responses = _write_batch(runs, Path(scratch))
-        stderr, status = _execute([*command, "--batch", str(batch)], timeout)
+        stderr, status = _execute([*runner, "--batch", str(batch)], timeout)
         missing = [library for (library, _), path in zip(runs, responses, strict=True) if not path.is_file()]
         if status or missing:
             raise _run_error(missing, stderr, status)

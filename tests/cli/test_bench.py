@@ -79,6 +79,7 @@ def test_interrupted_suite_prints_what_there_is(capsys, monkeypatch: pytest.Monk
     [
         ("grammar", ["--op", "conv 64 to 64"]),
         ("target", ["--op", _SMALL, "-t", "x86-64-v5"]),
+        ("simulate-target", ["--op", _SMALL, "-t", "arm64", "--simulate"]),
         ("json-folder", ["--op", _SMALL, "--json", "no/such/folder.json"]),
     ],
 )
@@ -94,6 +95,25 @@ def test_engines_are_those_of_the_benchmark() -> None:
     from lutc.cli.bench import _BASELINES
 
     assert _BASELINES == BASELINES
+
+
+def test_simulate_hands_everything_on(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lutc.benchmark import simulated_suite
+    from lutc.benchmark.simulated_report import SimulatedReport
+
+    calls: list[tuple[list, dict]] = []
+
+    def called(operators: list, **options):
+        calls.append((operators, options))
+        options["progress"]("dense")
+        return SimulatedReport([], {"simulated": True}, ["A note."])
+
+    monkeypatch.setattr(simulated_suite, "simulate_operators", called)
+    shown = run_lutc(capsys, "bench", "--op", _SMALL, "--v", "8", "-t", "cortex-a76", "--simulate", "-q", "--json")
+    plain = json.loads(shown.out)
+    assert shown.status == 0 and plain["simulated"] is True and plain["notes"] == ["A note."]
+    ((operators, options),) = calls
+    assert [operator.name for operator in operators] == ["dense 20x32->8 V8"] and options["target"].name == "cortex-a76"
 
 
 def test_profile(capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,7 @@ def test_version(capsys) -> None:
         ("bench-k-without-op", ["bench", "--suite", "operators", "--k", "8"]),
         ("bench-model-of-operators", ["bench", "--suite", "operators", "--against", "model.onnx"]),
         ("bench-target-of-artifact", ["bench", "net.lutc", "--target", "x86-64-v2"]),
+        ("bench-simulate-here", ["bench", "--suite", "operators", "--simulate"]),
         ("bench-other-suite", ["bench", "--suite", "models"]),
         ("calibrate-without-data", ["calibrate", "model.onnx"]),
     ],
