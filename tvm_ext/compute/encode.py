@@ -33,6 +33,11 @@ def _first_maximum(dtype: str):
     return te.comm_reducer(combine, lambda i, _: (tirx.const(0, i), te.min_value(dtype)), name="first_maximum")
 
 
+def _sum_from(start):
+    """Reducer that adds to `start`, which costs no addition of its own."""
+    return te.comm_reducer(lambda total, value: total + value, lambda _: start, name="sum_from")
+
+
 def encode_rowwise(
     x, centroids, inv_scale, score_bias, *, patches: Patches, search: Search, packed: bool = False
 ) -> te.Tensor:
@@ -118,22 +123,20 @@ def encode_tiled(
         subvector = _collect(x, pattern, windows, real, length, span, shape)
     else:
         if windows is not None:
-            fetch = _from_plane(x, windows, real)
+            fetch = _from_plane(x, windows, real, dot.x_dtype)
         elif regroup:
             fetch = _from_rows(x, inv_scale, patches, search, dot, real, (padded, blocks, length))
         else:
             fetch = _direct(x, inv_scale, patches, search, length, dot, real)
         subvector = te.compute(shape, lambda b, c, block, t, lane, i: fetch(b, block, lane, c, t, i), name="lut_x")
     t, i, k = (te.reduce_axis((0, e), n) for e, n in ((steps, "t"), (depth, "i"), (num_centroids, "k")))
-    score = te.compute(
-        (batch, padded, num_centroids, blocks * LANES),
-        lambda b, c, kk, n: te.sum(
-            subvector[b, c, n // LANES, t, n % LANES, i].astype(acc_dtype) * centroids[c, kk, t, i].astype(acc_dtype),
-            axis=[t, i],
-        ),
-        name="lut_score",
-    )
-    best = _best(score, score_bias, k, integer, (batch, padded, blocks * LANES))
+
+    def product(b, c, kk, n):
+        left = subvector[b, c, n // LANES, t, n % LANES, i].astype(acc_dtype)
+        return _sum_from(score_bias[c, kk])(left * centroids[c, kk, t, i].astype(acc_dtype), axis=[t, i])
+
+    score = te.compute((batch, padded, num_centroids, blocks * LANES), product, name="lut_score")
+    best = _best(score, k, integer, (batch, padded, blocks * LANES))
 
     def packed(b, tile, group, *index):
         row, codebook = read.code_position(*index)
@@ -159,19 +162,21 @@ def _collect(plane, pattern, windows: Windows, real: Callable, length: int, span
     return te.compute(shape, element, name="lut_x")
 
 
-def _from_plane(plane, windows: Windows, real: Callable) -> Callable:
+def _from_plane(plane, windows: Windows, real: Callable, dtype: str) -> Callable:
     """fetch(b, block, lane, c, t, i): slot i of step t of a subvector, one element at a time."""
     last = tirx.const(windows.length - 1, "int32")
 
     def fetch(b, block, lane, c, t, i):
         n = block * LANES + lane
         # padding slots meet zero centroids, so they may read any element that is there
+        if windows.interleaved:
+            return plane[b, real(c) * windows.length + t * windows.depth + i, n].astype(dtype)
         if windows.aligned:
             channel, start = windows.origin(t)
             at = windows.offset(n) + start + i * windows.patches.dilations[1]
         else:
             channel, at = windows.element(n, tirx.min(t * windows.depth + i, last))
-        return plane[b, windows.channel(real(c), channel), at]
+        return plane[b, windows.channel(real(c), channel), at].astype(dtype)
 
     return fetch
 
@@ -209,17 +214,13 @@ def _direct(x, inv_scale, patches: Patches, search: Search, length: int, dot: Do
     return fetch
 
 
-def _best(score, score_bias, k, integer: bool, shape: tuple[int, ...]) -> te.Tensor:
+def _best(score, k, integer: bool, shape: tuple[int, ...]) -> te.Tensor:
     if not integer:
         best, _ = te.compute(
             shape,
-            lambda b, c, n: _first_maximum("float32")(
-                (k.var.astype("int32"), score[b, c, k, n] + score_bias[c, k]), axis=k
-            ),
+            lambda b, c, n: _first_maximum("float32")((k.var.astype("int32"), score[b, c, k, n]), axis=k),
             name="lut_best",
         )
         return best
 
-    return te.compute(
-        shape, lambda b, c, n: te.max(_tagged(score[b, c, k, n] + score_bias[c, k], k), axis=k), name="lut_best"
-    )
+    return te.compute(shape, lambda b, c, n: te.max(_tagged(score[b, c, k, n], k), axis=k), name="lut_best")

@@ -20,6 +20,12 @@ class Patches:
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilations: tuple[int, int] = (1, 1)
 
+    def geometry(self) -> dict[str, tuple[int, ...]]:
+        """Of a conv, as the ops' attributes are called."""
+        return {
+            "kernel_shape": self.kernel, "strides": self.strides, "pads": self.pads, "dilations": self.dilations
+        }  # fmt: skip
+
     @property
     def is_conv(self) -> bool:
         return len(self.shape) == 4

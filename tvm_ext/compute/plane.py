@@ -8,10 +8,11 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from tvm_ext.compute.patches import Patches
+from tvm_ext.compute.plane_layout import PlaneLayout
 from tvm_ext.compute.search import Search
 from tvm_ext.threads import worth_threads
 
-_LANES, _COPY_LANES = 16, 64
+_LANES = 16
 _CLEAR = 64
 _NS_PER_ELEMENT = 0.1
 
@@ -20,80 +21,81 @@ def plane_kernel(patches: Patches, search: Search, size: int, dtype: str, *, qua
     """x [B, C, H, W] (, inv_scale float32 [C]) -> plane `dtype` [B, C, size]; `size` is a multiple of 64.
 
     With `quantize`, x is float32 and becomes ``clip(round_half_even(x * inv_scale[channel])) + zero_point``; else x is
-    what the plane holds. The border, and whatever follows the last row, is the zero point.
+    what the plane holds. The border is the zero point; what follows the last row is unspecified.
+
+    Rows are written in the order in which they lie in the plane, as whole vectors: what a vector spoils behind the end
+    of its row is made border again, or written later.
     """
-    return (_quantize if quantize else _copy)(patches, search, size, dtype)
+    layout, (batch, channels, height, width) = PlaneLayout.of(patches), patches.shape
+    top, left = layout.pads[:2]
+    step, skip = layout.column_step, layout.row_step
+    chunks, tail = -(-layout.columns // _LANES), layout.columns % _LANES
+    read = chunks * _LANES * step  # elements of x from a row's first to behind the last that its vectors load
+    border = T.broadcast(T.cast(search.zero_point, dtype), _LANES)
+    bordered = any(layout.pads)
+    clears = size // _CLEAR if bordered else 0
+    over_channels = T.parallel if worth_threads(math.prod(patches.shape) / step * _NS_PER_ELEMENT) else T.serial
 
+    def stored(value, scale, lanes: int = 1):
+        return search.quantize(value, scale, dtype, lanes) if quantize else value
 
-def _quantize(patches: Patches, search: Search, size: int, dtype: str) -> PrimFunc:
-    batch, channels, height, width = patches.shape
-    (top, left), pitch, over_channels = patches.pads[:2], patches.plane_shape[3], _channel_loop(patches)
-    chunks, tail = width // _LANES, width % _LANES
+    def vector(x, b, c, h, w):
+        """Sixteen pixels of a row, from the one of column w on."""
+        if step != 2:
+            return x[b, c, h, T.ramp(w * step, step, _LANES)]
+        parts = [x[b, c, h, T.ramp(w * 2 + i * _LANES, 1, _LANES)] for i in range(2)]
+        return T.Shuffle(parts, list(range(0, 2 * _LANES, 2)))
+
+    def emit_row(x, inv_scale, plane, b, c, h, start) -> None:
+        """Row h of an image to the plane at `start`."""
+        scale = inv_scale[c] if quantize else None
+        with T.If(((b * channels + c) * height + h) * width + read <= batch * channels * height * width):
+            with T.Then():
+                with T.serial(chunks) as w:
+                    pixels = stored(vector(x, b, c, h, w * _LANES), scale, _LANES)
+                    T.buffer_store(plane, pixels, [b, c, T.ramp(start + w * _LANES, 1, _LANES)])
+                if tail and bordered:
+                    T.buffer_store(plane, border, [b, c, T.ramp(start + layout.columns, 1, _LANES)])
+            # the last rows of x: vectors would read beyond its end
+            with T.Else(), T.serial(layout.columns) as w:
+                T.buffer_store(plane, stored(x[b, c, h, w * step], scale), [b, c, start + w])
+
+    def emit(x, inv_scale, plane) -> None:
+        with over_channels(batch * channels) as image:
+            b, c = T.Bind(image // channels), T.Bind(image % channels)
+            if clears:
+                with T.serial(clears) as p:
+                    for i in range(_CLEAR // _LANES):
+                        T.buffer_store(plane, border, [b, c, T.ramp(p * _CLEAR + i * _LANES, 1, _LANES)])
+            with T.grid(layout.phases, layout.phase_rows) as (phase, i):
+                h = i * skip + phase - top
+                with T.If(T.And(h >= 0, h < height)), T.Then():
+                    emit_row(x, inv_scale, plane, b, c, h, (phase * layout.phase_rows + i) * layout.pitch + left)
+
+    if not quantize:
+
+        @T.prim_func(s_tir=True)
+        def copying(
+            x: T.Buffer((batch, channels, height, width), dtype), plane: T.Buffer((batch, channels, size), dtype)
+        ):
+            T.func_attr({"tirx.noalias": True})
+            with T.sblock("plane"):  # one block: some Relax passes ask what blocks a PrimFunc has
+                T.reads(x[0:batch, 0:channels, 0:height, 0:width])
+                T.writes(plane[0:batch, 0:channels, 0:size])
+                emit(x, None, plane)
+
+        return copying
 
     @T.prim_func(s_tir=True)
-    def kernel(
+    def quantizing(
         x: T.Buffer((batch, channels, height, width), "float32"),
         inv_scale: T.Buffer((channels,), "float32"),
         plane: T.Buffer((batch, channels, size), dtype),
     ):
         T.func_attr({"tirx.noalias": True})
-        with T.sblock("plane"):  # one block: some Relax passes ask what blocks a PrimFunc has
+        with T.sblock("plane"):
             T.reads(x[0:batch, 0:channels, 0:height, 0:width])
             T.writes(plane[0:batch, 0:channels, 0:size])
-            for image in over_channels(batch * channels):
-                b: T.let = image // channels
-                c: T.let = image % channels
-                for p in T.serial(size // _CLEAR):
-                    plane[b, c, T.ramp(p * _CLEAR, 1, _CLEAR)] = T.broadcast(T.cast(search.zero_point, dtype), _CLEAR)
-                for h in T.serial(height):
-                    for w in T.serial(chunks):
-                        plane[b, c, T.ramp((h + top) * pitch + left + w * _LANES, 1, _LANES)] = search.quantize_vector(
-                            x[b, c, h, T.ramp(w * _LANES, 1, _LANES)], inv_scale[c], dtype, _LANES
-                        )
-                    if tail > 1:
-                        plane[b, c, T.ramp((h + top) * pitch + left + chunks * _LANES, 1, tail)] = (
-                            search.quantize_vector(
-                                x[b, c, h, T.ramp(chunks * _LANES, 1, tail)], inv_scale[c], dtype, tail
-                            )
-                        )
-                    if tail == 1:
-                        plane[b, c, (h + top) * pitch + left + width - 1] = search.quantize(
-                            x[b, c, h, width - 1], inv_scale[c], dtype
-                        )
+            emit(x, inv_scale, plane)
 
-    return kernel
-
-
-def _copy(patches: Patches, search: Search, size: int, dtype: str) -> PrimFunc:
-    batch, channels, height, width = patches.shape
-    (top, left), pitch, over_channels = patches.pads[:2], patches.plane_shape[3], _channel_loop(patches)
-    chunks, tail = width // _COPY_LANES, width % _COPY_LANES
-
-    @T.prim_func(s_tir=True)
-    def kernel(x: T.Buffer((batch, channels, height, width), dtype), plane: T.Buffer((batch, channels, size), dtype)):
-        T.func_attr({"tirx.noalias": True})
-        with T.sblock("plane"):  # one block: some Relax passes ask what blocks a PrimFunc has
-            T.reads(x[0:batch, 0:channels, 0:height, 0:width])
-            T.writes(plane[0:batch, 0:channels, 0:size])
-            for image in over_channels(batch * channels):
-                b: T.let = image // channels
-                c: T.let = image % channels
-                for p in T.serial(size // _CLEAR):
-                    plane[b, c, T.ramp(p * _CLEAR, 1, _CLEAR)] = T.broadcast(T.cast(search.zero_point, dtype), _CLEAR)
-                for h in T.serial(height):
-                    for w in T.serial(chunks):
-                        plane[b, c, T.ramp((h + top) * pitch + left + w * _COPY_LANES, 1, _COPY_LANES)] = x[
-                            b, c, h, T.ramp(w * _COPY_LANES, 1, _COPY_LANES)
-                        ]
-                    if tail > 1:
-                        plane[b, c, T.ramp((h + top) * pitch + left + chunks * _COPY_LANES, 1, tail)] = x[
-                            b, c, h, T.ramp(chunks * _COPY_LANES, 1, tail)
-                        ]
-                    if tail == 1:
-                        plane[b, c, (h + top) * pitch + left + width - 1] = x[b, c, h, width - 1]
-
-    return kernel
-
-
-def _channel_loop(patches: Patches):
-    return T.parallel if worth_threads(math.prod(patches.shape) * _NS_PER_ELEMENT) else T.serial
+    return quantizing

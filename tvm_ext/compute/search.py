@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
+_ROUND = 12582912.0
+_ROUND_BITS = 0x4B400000
+"""1.5 * 2^23 and its bits: floats of this size are whole numbers, in steps of one."""
+
 
 @dataclass(frozen=True)
 class Search:
@@ -19,15 +23,22 @@ class Search:
     def bounds(self) -> tuple[float, float]:
         return (-128.0, 127.0) if self.input_signed else (0.0, 255.0)
 
-    def quantize(self, x, inv_scale, dtype: str):
-        """clip(round_half_even(x * inv_scale)) + zero_point, as `dtype`. NaN becomes one of the bounds."""
-        low, high = (tirx.const(bound, "float32") for bound in self.bounds)
-        bounded = tirx.max(tirx.min(tirx.nearbyint(x * inv_scale), high), low)
-        return (bounded.astype("int32") + tirx.const(self.zero_point, "int32")).astype(dtype)
+    def quantize(self, x, inv_scale, dtype: str, lanes: int = 1):
+        """clip(round_half_even(x * inv_scale)) + zero_point, as `dtype`. NaN becomes one of the bounds.
 
-    def quantize_vector(self, x, inv_scale, dtype: str, lanes: int):
-        """`quantize` of a vector of `lanes` elements with one scale."""
-        low, high = (tirx.Broadcast(tirx.const(bound, "float32"), lanes) for bound in self.bounds)
-        bounded = tirx.max(tirx.min(tirx.nearbyint(x * tirx.Broadcast(inv_scale, lanes)), high), low)
-        shifted = bounded.astype(f"int32x{lanes}") + tirx.Broadcast(tirx.const(self.zero_point, "int32"), lanes)
-        return shifted.astype(f"{dtype}x{lanes}")
+        With `lanes`, of a vector with one scale. The bounds are integers, so it may be clipped before it is rounded;
+        then adding 1.5 * 2^23 rounds half to even, and the low bits of the sum are the integer.
+        """
+
+        def const(value, dtype: str):
+            scalar = tirx.const(value, dtype)
+            return scalar if lanes == 1 else tirx.Broadcast(scalar, lanes)
+
+        def typed(name: str) -> str:
+            return name if lanes == 1 else f"{name}x{lanes}"
+
+        low, high = (const(bound, "float32") for bound in self.bounds)
+        product = x * (inv_scale if lanes == 1 else tirx.Broadcast(inv_scale, lanes))
+        bounded = tirx.max(tirx.min(product, high), low)
+        bits = tirx.reinterpret(typed("int32"), bounded + const(_ROUND + self.zero_point, "float32"))
+        return (bits - const(_ROUND_BITS, "int32")).astype(typed(dtype))

@@ -7,6 +7,7 @@ them each lane takes repeats with a period, because positions walk along the row
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ import numpy as np
 from tvm import tirx
 
 from tvm_ext.compute.patches import Patches
+from tvm_ext.compute.plane_layout import MARGIN, PlaneLayout
 
 LANES = 16
 
@@ -35,23 +37,26 @@ class Windows:
     depth: int
     positions: int
 
-    @property
-    def pitch(self) -> int:
-        """Elements between rows of the plane."""
-        return self.patches.plane_shape[3]
+    @functools.cached_property
+    def layout(self) -> PlaneLayout:
+        """How the planes that the windows read are laid out."""
+        return PlaneLayout.of(self.patches)
 
     def plane_size(self, span: int) -> int:
         """Elements of a channel's plane, with room behind it for `span` elements from any padding position."""
-        (kernel_h, _), (dilation_h, dilation_w) = self.patches.kernel, self.patches.dilations
-        last = self.offset(self.positions - 1) + (kernel_h - 1) * dilation_h * self.pitch
-        last += (self._row_steps - 1) * self.depth * dilation_w
-        size = max(self.patches.plane_shape[2] * self.pitch, last + span)
-        return -(-size // 64) * 64
+        (_, kernel_w), dilation_w = self.patches.kernel, self.patches.dilations[1]
+        last = self.offset(self.positions - 1) + max(map(self._tap_row, range(self.patches.kernel[0])))
+        last += max(kernel_w, self._row_steps * self.depth) * dilation_w
+        return -(-max(self.layout.elements + MARGIN, last + span) // 64) * 64
 
     def offset(self, n):
         """Where position n starts in the plane; works on ints and expressions."""
-        out_w, (stride_h, stride_w) = self.patches.output_size[1], self.patches.strides
-        return n // out_w * (stride_h * self.pitch) + n % out_w * stride_w
+        out_w, step = self.patches.output_size[1], self.patches.strides[1] // self.layout.column_step
+        return n // out_w * self.layout.pitch + n % out_w * step
+
+    def _tap_row(self, i):
+        """How far behind a position's start the elements of kernel row i lie."""
+        return self.layout.row(i * self.patches.dilations[0])
 
     @property
     def aligned(self) -> bool:
@@ -74,14 +79,14 @@ class Windows:
 
     def origin(self, step) -> tuple:
         """(channel within the subvector, elements behind the block's first position) where an aligned step starts."""
-        (kernel_h, _), (dilation_h, dilation_w) = self.patches.kernel, self.patches.dilations
+        kernel_h, dilation_w = self.patches.kernel[0], self.patches.dilations[1]
         row, part = step // self._row_steps, step % self._row_steps
-        return row // kernel_h, row % kernel_h * (dilation_h * self.pitch) + part * (self.depth * dilation_w)
+        return row // kernel_h, self._tap_row(row % kernel_h) + part * (self.depth * dilation_w)
 
     def element(self, n, v) -> tuple:
         """(channel within the subvector, elements from the plane's start) of element v at position n."""
-        (_, width), taps, (dilation_h, dilation_w) = self.patches.kernel, self.patches.taps, self.patches.dilations
-        within = v % taps // width * (dilation_h * self.pitch) + v % width * dilation_w
+        width, taps, dilation_w = self.patches.kernel[1], self.patches.taps, self.patches.dilations[1]
+        within = self._tap_row(v % taps // width) + v % width * dilation_w
         return v // taps, self.offset(n) + within
 
     def channel(self, codebook, within):
@@ -97,6 +102,21 @@ class Windows:
         starts = self.offset(first + np.arange(LANES)) - self.offset(first)
         taps = np.minimum(np.arange(self.depth), self.patches.kernel[1] - 1) * self.patches.dilations[1]
         return starts[:, :, None] + taps
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether element v of neighbouring positions are neighbours in one channel's plane, and steps whole channels.
+
+        So it is where kernels are 1x1 and the plane has no other columns than the positions have.
+        """
+        out_w, channels = self.patches.output_size[1], self.patches.shape[1]
+        return (
+            self.patches.taps == 1
+            and self.layout.pitch == out_w
+            and self.layout.column_step == self.patches.strides[1]
+            and self.length % self.depth == 0
+            and channels % self.length == 0
+        )
 
     def fits(self, span: int) -> bool:
         """Whether every window of an aligned step stays within `span` elements."""

@@ -100,14 +100,22 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         return encode_tiled(
             x, centroids, inv_scale, score_bias, pattern, patches=patches, search=search, length=length,
             num_codebooks=int(attrs["num_codebooks"]), tiles=tiles, windows=windows, read=isa.table_read, dot=dot,
-            span=window.span if window else 0, regroup=regroup,
+            span=window.span if window else 0, regroup=loader == "regroup",
         )  # fmt: skip
 
-    regroup = layout not in ("", "rowwise") and _integer_runs(patches, search, length, get_isa(layout).dot)
+    loader = ""
+    if layout not in ("", "rowwise"):
+        dot = get_isa(layout).dot_for(search.encode_dtype)
+        if present(pattern):
+            loader = "window"
+        elif int_tuple(attrs["image"]):
+            interleaved = dot.depth > 1 and Windows(patches, length, dot.depth, 0).interleaved
+            loader = "interleave" if interleaved else ""
+        elif _integer_runs(patches, search, length, dot):
+            loader = "regroup"
     kernel = {"": "oracle", "rowwise": "encode_rowwise"}.get(layout, "encode_tiled")
     info = {"kind": kernel, "isa": layout, "encode_dtype": search.encode_dtype, "layer": str(attrs["layer"]),
-            "windows": int(present(pattern)), "contiguous": int(_contiguous(patches, length)),
-            "regroup": int(regroup)}  # fmt: skip
+            "loader": loader, "contiguous": int(_contiguous(patches, length))}  # fmt: skip
     args = [x, centroids, given(inv_scale), given(score_bias), given(pattern)]
     return emit_kernel(bb, rowwise if layout in ("", "rowwise") else tiled, args, call.ty, "lut_encode", info)
 

@@ -10,6 +10,7 @@ from tvm.tirx import PrimFunc
 from tvm_ext.compute.encode import LANES
 from tvm_ext.schedule.base import blocks_of, extent, iterations, kernel_of
 from tvm_ext.tensor_intrin import Dot, Window, get_isa
+from tvm_ext.tensor_intrin.interleave import interleave_intrin
 from tvm_ext.tensor_intrin.regroup import regroup_intrin
 from tvm_ext.threads import SHARES, worth_threads
 
@@ -53,16 +54,25 @@ class EncodeTiled(ScheduleRule):
         sch.decompose_reduction(best, k)
         sch.unroll(k)
         _schedule_score(sch, score, dot)
-        if int(kernel["regroup"]):
+        loader = str(kernel["loader"])
+        if loader == "regroup":
             sch.compute_at(blocks["lut_quantized"], block, preserve_unit_loops=True)
             *_, r, lane, i = sch.get_loops(blocks["lut_quantized"])
             for loop in (r, lane):  # else LLVM may vectorize across rows, with gathers
                 sch.unroll(loop)
             sch.vectorize(i)
             _schedule_regroup(sch, subvector, dot)
+        elif loader == "window":
+            _schedule_window(sch, subvector, isa.window_for(str(kernel["encode_dtype"])))
         else:
-            window = isa.window_for(str(kernel["encode_dtype"])) if int(kernel["windows"]) else None
-            _schedule_subvector(sch, subvector, window)
+            t, lane, i = sch.get_loops(subvector)[-3:]
+            if extent(sch, t) * extent(sch, i) <= _MAX_UNROLL:
+                sch.unroll(t)
+            if loader == "interleave":
+                sch.tensorize(lane, interleave_intrin(dot.depth, str(func.params[0].ty.dtype), dot.x_dtype))
+            else:
+                sch.reorder(lane, t, i)
+                sch.unroll(i)
         return sch
 
 
@@ -73,6 +83,8 @@ def _schedule_score(sch: s_tir.Schedule, score, dot: Dot) -> None:
         outer, rows = sch.split(lane, [None, dot.rows])
         sch.reorder(t, outer, rows, i)
         init = sch.decompose_reduction(score, t)
+        # only the init reads the bias, which is second behind the sum itself
+        sch.unsafe_hide_buffer_access(score, "read", [1])
         sch.tensorize(rows, dot.intrin)
         sch.unroll(outer)
         outer, rows = sch.get_loops(init)[-2:]
@@ -92,14 +104,7 @@ def _schedule_regroup(sch: s_tir.Schedule, subvector, dot: Dot) -> None:
     sch.tensorize(sch.split(t, [None, 4])[1], regroup_intrin(dot.x_dtype))
 
 
-def _schedule_subvector(sch: s_tir.Schedule, subvector, window: Window | None) -> None:
-    if window is None:
-        t, lane, i = sch.get_loops(subvector)[-3:]
-        sch.reorder(lane, t, i)
-        if extent(sch, t) * extent(sch, i) <= _MAX_UNROLL:
-            sch.unroll(t)
-        sch.unroll(i)
-        return
+def _schedule_window(sch: s_tir.Schedule, subvector, window: Window) -> None:
     t, lane, i, _ = sch.get_loops(subvector)[-4:]
     if extent(sch, t) * extent(sch, i) <= _MAX_UNROLL:
         sch.unroll(t)

@@ -180,10 +180,10 @@ def _plane(
     if integer:  # of the codebook that a channel belongs to
         inv_scale = inv_scale[np.arange(channels) * windows.patches.taps // windows.length]
     window = isa.window_for(str(a["encode_dtype"]))
-    span = max(window.span if window else 0, windows.depth * windows.patches.dilations[1] + windows.pitch)
+    span = window.span if window else 0
     return plane(
         x, None if inv_scale is None else relax.const(inv_scale), encode_dtype=str(a["encode_dtype"]),
-        input_signed=bool(int(a["input_signed"])), pads=windows.patches.pads, size=windows.plane_size(span),
+        input_signed=bool(int(a["input_signed"])), **windows.patches.geometry(), size=windows.plane_size(span),
         dtype=isa.dot.x_dtype if integer else "float32", zero_point=zero_point, layer=str(a["layer"]),
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ from tvm import IRModule, relax, s_tir, te
 from tests.execute import execute, skip_unless_runnable
 from tests.tvm_ext.targets import TARGETS
 from tvm_ext.tensor_intrin import Dot, Isa, TableRead, Window, get_isa, list_isas
+from tvm_ext.tensor_intrin.interleave import interleave_desc, interleave_impl
 from tvm_ext.tensor_intrin.regroup import regroup_desc, regroup_impl
 from tvm_ext.tensor_intrin.spec import llvm_intrinsic
 from tvm_ext.tensor_intrin.transpose import transpose_intrin
@@ -174,3 +175,23 @@ def test_bytes_are_regrouped(dtype: str, name: str) -> None:
     impl, desc = execute(bb.get(), [rows], TARGETS[name])
     np.testing.assert_array_equal(impl, desc)
     np.testing.assert_array_equal(desc, rows.transpose(1, 0, 2).reshape(16, 4, 4).transpose(1, 0, 2))
+
+
+@pytest.mark.parametrize(
+    ("depth", "source", "dtype", "name"),
+    [(4, "uint8", "uint8", "avx512_vbmi"), (2, "uint8", "int16", "ssse3"), (4, "int8", "int8", "neon_dotprod")],
+)
+def test_channels_are_interleaved(depth: int, source: str, dtype: str, name: str) -> None:
+    skip_unless_runnable(TARGETS[name])
+    channels = np.random.default_rng(0).integers(0, 256, (depth, 16)).astype(source)
+    bb, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType(channels.shape, source))
+    with bb.function("main", [x]):
+        outputs = []
+        for symbol, make in (("impl", interleave_impl), ("desc", interleave_desc)):
+            func = make(depth, source, dtype).with_attr("tirx.noalias", True)
+            gv = bb.add_func(s_tir.renew_defs(func), symbol)
+            outputs.append(bb.emit(relax.call_tir(gv, [x], relax.TensorType((16, depth), dtype))))
+        bb.emit_func_output(relax.Tuple(outputs))
+    impl, desc = execute(bb.get(), [channels], TARGETS[name])
+    np.testing.assert_array_equal(desc, channels.T.astype(dtype))
+    np.testing.assert_array_equal(impl, desc)
