@@ -41,7 +41,18 @@ def lut_passes(target: Target) -> list[tvm.transform.Pass]:
 
 def legalize_passes(target: Target) -> list[tvm.transform.Pass]:
     """Operators become PrimFuncs; the float remainder is fused by TVM, lut kernels are opaque to it."""
-    return [*cpu.library_dispatch_passes(target), *cpu.legalize_passes(target)]
+    return [
+        *cpu.library_dispatch_passes(target),
+        relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "OIHW"]}),
+        relax.transform.FoldConstant(),
+        t.LegalizeFloat(),
+        relax.transform.DeadCodeElimination(),
+        relax.transform.AnnotateTIROpPattern(),
+        relax.transform.FoldConstant(),
+        relax.transform.FuseOps(),
+        relax.transform.FuseTIR(),
+        t.VectorizeElementary(),
+    ]
 
 
 def schedule_passes() -> list[tvm.transform.Pass]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tvm.target import Target
 from tvm.target.codegen import llvm_get_system_triple, target_has_features
 
+from tvm_ext.compute.register_tile import VectorUnit
 from tvm_ext.tensor_intrin import Isa, list_isas
 
 
@@ -30,3 +31,14 @@ def usable_isas(target: Target) -> list[Isa]:
 def best_isa(target: Target) -> Isa:
     """The ISA kernels are made for."""
     return usable_isas(target)[0]
+
+
+def vector_unit(target: Target) -> VectorUnit:
+    """The float32 vectors of a target."""
+    if architecture(target) == "aarch64":
+        return VectorUnit(4, 32)
+    if architecture(target) == "x86":
+        if target_has_features(["avx512f"], target):
+            return VectorUnit(16, 32, broadcasts=True)
+        return VectorUnit(8 if target_has_features(["avx"], target) else 4, 16)
+    return VectorUnit(4, 16)

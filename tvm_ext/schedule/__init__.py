@@ -1,9 +1,29 @@
 """Schedule rules in the form of TVM's dlight: ``apply(func, target, tunable)`` gives a schedule, a space, or None."""
 
+from tvm_ext.schedule.contraction import Contraction
+from tvm_ext.schedule.elementwise import Elementwise
 from tvm_ext.schedule.encode import EncodeTiled
+from tvm_ext.schedule.fallback import Fallback
 from tvm_ext.schedule.gemv import EncodeRowwise, LookupGather
 from tvm_ext.schedule.lookup import LookupShuffle
+from tvm_ext.schedule.reduction import LaneReduction, RowReduction
 
-RULES = (LookupShuffle, EncodeTiled, LookupGather, EncodeRowwise)
+LUT_RULES = (LookupShuffle, EncodeTiled, LookupGather, EncodeRowwise)
+FLOAT_RULES = (Contraction, RowReduction, LaneReduction, Elementwise, Fallback)
+RULES = (*LUT_RULES, *FLOAT_RULES)
+"""In the order they are asked; the last one takes everything."""
 
-__all__ = ["RULES", "EncodeRowwise", "EncodeTiled", "LookupGather", "LookupShuffle"]
+__all__ = [
+    "FLOAT_RULES",
+    "LUT_RULES",
+    "RULES",
+    "Contraction",
+    "Elementwise",
+    "EncodeRowwise",
+    "EncodeTiled",
+    "Fallback",
+    "LaneReduction",
+    "LookupGather",
+    "LookupShuffle",
+    "RowReduction",
+]

@@ -1,0 +1,77 @@
+"""How many rows and outputs of a matmul or convolution are summed at once in a core's vector registers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class VectorUnit:
+    """A core's float32 vectors.
+
+    Parameters
+    ----------
+    lanes : float32 values in a register.
+    registers : how many there are.
+    broadcasts : whether a multiply-add can take one scalar from memory for all lanes, so that it needs no register.
+    """
+
+    lanes: int
+    registers: int
+    broadcasts: bool = False
+
+    def holds(self, rows: int, vectors: int) -> bool:
+        """Whether the sums of a tile, and one row of its weights, fit into the registers."""
+        return vectors * (rows + 1) + (0 if self.broadcasts else 1) < self.registers + (0 if self.broadcasts else 1)
+
+
+@dataclass(frozen=True)
+class RegisterTile:
+    """`height` x `width` rows by `vectors` vectors of `lanes` outputs.
+
+    A matmul has a height of 1. In a convolution the height counts lines of pixels, and is 1 unless the tile's width is
+    the whole line.
+    """
+
+    height: int
+    width: int
+    vectors: int
+    lanes: int
+
+    @property
+    def outputs(self) -> int:
+        return self.vectors * self.lanes
+
+
+_CACHE_BYTES = 32
+"""Weights that arrive from the second-level cache in a cycle."""
+_LATENCY = 4
+"""Cycles until the sum of a multiply-add can be added to again."""
+_SCALAR_STORE = 2
+"""Cycles that an output takes where vectors do not fit the number of outputs."""
+
+
+def choose_tile(unit: VectorUnit, height: int, width: int, outputs: int, depth: int) -> RegisterTile:
+    """The tile that takes the fewest cycles for `height` lines of `width` rows, `outputs` outputs, sums of `depth`."""
+    shapes = [(1, w) for w in range(1, min(width, unit.registers) + 1)]
+    shapes += [(h, width) for h in range(2, min(height, unit.registers // width) + 1)]
+    tiles = [
+        RegisterTile(h, w, vectors, lanes)
+        for h, w in shapes
+        for lanes in (unit.lanes, unit.lanes // 2, unit.lanes // 4)
+        if lanes
+        for vectors in range(1, unit.registers // 2 + 1)
+        if unit.holds(h * w, vectors)
+    ]
+    return min(tiles, key=lambda tile: (_cycles(tile, height, width, outputs, depth), -tile.height * tile.width))
+
+
+def _cycles(tile: RegisterTile, height: int, width: int, outputs: int, depth: int) -> float:
+    rows = tile.height * tile.width
+    step = max(
+        rows * tile.vectors / 2, (rows + tile.vectors) / 2, tile.vectors * tile.lanes * 4 / _CACHE_BYTES, _LATENCY
+    )  # two multiply-adds and two loads a cycle
+    tiles = -(-height // tile.height) * -(-width // tile.width) * -(-outputs // tile.outputs)
+    scalars = height * width * outputs if outputs % tile.lanes else 0
+    ends = tiles * (2 * _LATENCY + rows * tile.vectors / 2)
+    return tiles * depth * step + ends + scalars * _SCALAR_STORE

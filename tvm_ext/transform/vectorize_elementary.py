@@ -1,0 +1,38 @@
+"""VectorizeElementary: exp, erf, tanh and sigmoid of float32 become polynomials (see `compute.elementary`)."""
+
+from __future__ import annotations
+
+import tvm
+import tvm_ffi
+from tvm.ir import Op
+from tvm.tirx import PrimFunc
+
+from tvm_ext.compute import elementary
+
+_FUNCTIONS = {
+    Op.get("tirx.exp"): elementary.exp,
+    Op.get("tirx.erf"): elementary.erf,
+    Op.get("tirx.tanh"): elementary.tanh,
+    Op.get("tirx.sigmoid"): elementary.sigmoid,
+}
+
+
+@tvm.transform.module_pass(opt_level=0, name="VectorizeElementary")
+class VectorizeElementary:
+    """Rewrites every PrimFunc; calls on other dtypes than float32 stay."""
+
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        result = mod.clone()
+        for gv, func in mod.functions_items():
+            if isinstance(func, PrimFunc):
+                new = tvm_ffi.structural_map(func, (tvm.ir.Call, _rewrite))
+                if not new.same_as(func):
+                    result[gv] = new
+        return result
+
+
+def _rewrite(call: tvm.ir.Call) -> tvm.ir.Expr:
+    function = _FUNCTIONS.get(call.op)
+    if function is None or str(call.args[0].dtype if hasattr(call.args[0], "dtype") else call.args[0].ty) != "float32":
+        return call
+    return function(call.args[0])
