@@ -6,9 +6,9 @@ import functools
 import importlib
 import pkgutil
 
-from tvm_ext.tensor_intrin.spec import PLAIN_DOT, TABLE_ENTRIES, Dot, Isa, TableRead, Window
+from tvm_ext.tensor_intrin.spec import PLAIN_DOT, TABLE_ENTRIES, Dot, Isa, Product, TableRead, Window
 
-__all__ = ["PLAIN_DOT", "TABLE_ENTRIES", "Dot", "Isa", "TableRead", "Window", "get_isa", "list_isas"]
+__all__ = ["PLAIN_DOT", "TABLE_ENTRIES", "Dot", "Isa", "Product", "TableRead", "Window", "get_isa", "list_isas"]
 
 
 @functools.cache

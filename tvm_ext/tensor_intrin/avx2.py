@@ -6,7 +6,7 @@ from tvm import s_tir
 
 from tvm_ext.tensor_intrin._shuffle_madd import dot_impl, table_read_impl
 from tvm_ext.tensor_intrin.desc import dot_desc, table_read_desc
-from tvm_ext.tensor_intrin.spec import Dot, Isa, TableRead
+from tvm_ext.tensor_intrin.spec import Dot, Isa, Product, TableRead
 
 ISA = Isa(
     name="avx2",
@@ -15,9 +15,13 @@ ISA = Isa(
     rank=20,
     table_read=TableRead("lut_read_avx2", rows=32, group=2, acc_dtype="int16", order="unpack", tiles=4),
     dot=Dot("lut_dot_avx2", rows=8, depth=2, x_dtype="int16", c_dtype="int16"),
+    product=Product(
+        bytes=32, tiles=10, madd="llvm.x86.avx2.pmadd.ub.sw", pair="llvm.x86.avx2.pmadd.wd",
+        shuffle="llvm.x86.avx2.pshuf.b",
+    ),
     float_lanes=8,
     manual="https://www.intel.com/content/www/us/en/docs/intrinsics-guide/index.html#text=pshufb",
-)
+)  # fmt: skip
 
 
 def register() -> None:

@@ -7,7 +7,7 @@ from tvm import s_tir
 from tvm_ext.tensor_intrin._shuffle_madd import dot_impl, table_read_impl
 from tvm_ext.tensor_intrin._window import FLOAT_WINDOW, WORD_WINDOW, window_impl
 from tvm_ext.tensor_intrin.desc import dot_desc, table_read_desc, window_desc
-from tvm_ext.tensor_intrin.spec import Dot, Isa, TableRead
+from tvm_ext.tensor_intrin.spec import Dot, Isa, Product, TableRead
 
 ISA = Isa(
     name="avx512",
@@ -16,11 +16,15 @@ ISA = Isa(
     rank=30,
     table_read=TableRead("lut_read_avx512", rows=64, group=2, acc_dtype="int16", order="unpack", tiles=6),
     dot=Dot("lut_dot_avx512", rows=16, depth=2, x_dtype="int16", c_dtype="int16"),
+    product=Product(
+        bytes=64, tiles=16, madd="llvm.x86.avx512.pmaddubs.w.512", pair="llvm.x86.avx512.pmaddw.d.512",
+        shuffle="llvm.x86.avx512.pshuf.b.512",
+    ),
     window=WORD_WINDOW,
     float_window=FLOAT_WINDOW,
     float_lanes=16,
     manual="https://www.intel.com/content/www/us/en/docs/intrinsics-guide/index.html#text=pshufb",
-)
+)  # fmt: skip
 
 
 def register() -> None:

@@ -8,7 +8,7 @@ from tvm.tirx import PrimFunc
 
 from tvm_ext.tensor_intrin._window import FLOAT_WINDOW
 from tvm_ext.tensor_intrin.desc import dot_desc, table_read_desc, window_desc
-from tvm_ext.tensor_intrin.spec import Dot, Isa, TableRead, Window, llvm_intrinsic
+from tvm_ext.tensor_intrin.spec import Dot, Isa, Product, TableRead, Window, llvm_intrinsic
 
 _WINDOW = Window("lut_window_vbmi", span=64, depth=4, dtype="uint8", index_dtype="uint8")
 ISA = Isa(
@@ -22,6 +22,10 @@ ISA = Isa(
         intrin_mult="lut_read_mult_vbmi", code_offset=16,
     ),
     dot=Dot("lut_dot_vnni", rows=16, depth=4, x_dtype="uint8", c_dtype="int8"),
+    product=Product(
+        bytes=64, tiles=16, dot="llvm.x86.avx512.vpdpbusd.512", dot_pair="llvm.x86.avx512.vpdpwssd.512",
+        shuffle="llvm.x86.avx512.pshuf.b.512",
+    ),
     window=_WINDOW,
     float_window=FLOAT_WINDOW,
     float_lanes=16,

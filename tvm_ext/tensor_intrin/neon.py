@@ -7,7 +7,7 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from tvm_ext.tensor_intrin.desc import table_read_desc
-from tvm_ext.tensor_intrin.spec import PLAIN_DOT, Isa, TableRead, llvm_intrinsic
+from tvm_ext.tensor_intrin.spec import PLAIN_DOT, Isa, Product, TableRead, llvm_intrinsic
 
 ISA = Isa(
     name="neon",
@@ -15,6 +15,7 @@ ISA = Isa(
     requires=("neon",),
     rank=10,
     table_read=TableRead("lut_read_neon", rows=16, group=1, acc_dtype="int16", order="row", tiles=6),
+    product=Product(bytes=16, tiles=8, shuffle="llvm.aarch64.neon.tbl1.v16i8", level_dtype="int8"),
     dot=PLAIN_DOT,  # int16 products into int32 lanes: LLVM selects smlal, smlal2
     manual="https://developer.arm.com/architectures/instruction-sets/intrinsics/vqtbl1q_s8",
 )

@@ -10,16 +10,20 @@ from tvm.tirx import PrimFunc
 
 from tvm_ext.tensor_intrin import neon
 from tvm_ext.tensor_intrin.desc import dot_desc
-from tvm_ext.tensor_intrin.spec import Dot, Isa, llvm_intrinsic
+from tvm_ext.tensor_intrin.spec import Dot, Isa, Product, llvm_intrinsic
 
 ISA: Isa = replace(
     neon.ISA,
     name="neon_dotprod",
     requires=("neon", "dotprod"),
     rank=20,
+    product=Product(
+        bytes=16, tiles=16, dot="llvm.aarch64.neon.sdot.v4i32.v16i8", shuffle="llvm.aarch64.neon.tbl1.v16i8",
+        level_dtype="int8",
+    ),
     dot=Dot("lut_dot_neon", rows=4, depth=4, x_dtype="int8", c_dtype="int8"),
     manual="https://developer.arm.com/architectures/instruction-sets/intrinsics/vdotq_s32",
-)
+)  # fmt: skip
 
 
 def register() -> None:

@@ -111,6 +111,42 @@ class Window:
     rows = 16
 
 
+@dataclass(frozen=True)
+class Product:
+    """How an ISA sums products of integer levels: every int32 lane is an output, and adds 4 (or 2) products a step.
+
+    A step multiplies one dword of a row's levels, broadcast, with a vector of weights: 4 int8 (or 2 int16) an output.
+
+    Parameters
+    ----------
+    bytes : of a vector register.
+    tiles : accumulators that stay in registers, of the int8 steps.
+    dot : LLVM name of the instruction that adds 4 products of bytes into int32 lanes, or "".
+    madd : LLVM name of u8 x s8 products added in pairs to saturating int16, or "".
+    pair : LLVM name of int16 products added in pairs to int32, or "".
+    dot_pair : LLVM name of the instruction that also adds them to the accumulator, or "".
+    shuffle : LLVM name of the byte shuffle that reads a table of 16 entries (in every 128-bit lane), or "".
+    level_dtype : how 8-bit levels of activations are stored: what `dot` and `madd` multiply with int8 weights.
+    """
+
+    bytes: int
+    tiles: int
+    dot: str = ""
+    madd: str = ""
+    pair: str = ""
+    dot_pair: str = ""
+    shuffle: str = ""
+    level_dtype: str = "uint8"
+
+    @property
+    def lanes(self) -> int:
+        """Outputs of a vector."""
+        return self.bytes // 4
+
+
+PLAIN_PRODUCT = Product(bytes=16, tiles=2, level_dtype="int8")
+"""Vector code of LLVM's own choice."""
+
 PLAIN_DOT = Dot(intrin="", rows=16, depth=1, x_dtype="int16", c_dtype="int16")
 FLOAT_DOT = Dot(intrin="", rows=16, depth=1, x_dtype="float32", c_dtype="float32")
 """Vector code of LLVM's own choice: widening multiply-adds, and fused multiply-adds for the float32 search."""
@@ -124,6 +160,7 @@ class Isa:
     ----------
     name : name of the ISA; also the `layout` attribute of packed lut ops.
     float_lanes : float32 elements of a vector register.
+    product : how products of integer levels are summed.
     window, float_window : how conv inputs are collected for the int8 and the float32 search, or None for one element
         at a time.
     arch : "x86", "aarch64" or "" for any.
@@ -142,6 +179,7 @@ class Isa:
     window: Window | None = None
     float_window: Window | None = None
     float_lanes: int = 4
+    product: Product = PLAIN_PRODUCT
 
     def dot_for(self, encode_dtype: str) -> Dot:
         """The dot product of the search in `encode_dtype`."""

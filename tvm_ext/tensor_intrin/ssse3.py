@@ -6,7 +6,7 @@ from tvm import s_tir
 
 from tvm_ext.tensor_intrin._shuffle_madd import dot_impl, table_read_impl
 from tvm_ext.tensor_intrin.desc import dot_desc, table_read_desc
-from tvm_ext.tensor_intrin.spec import Dot, Isa, TableRead
+from tvm_ext.tensor_intrin.spec import Dot, Isa, Product, TableRead
 
 ISA = Isa(
     name="ssse3",
@@ -15,8 +15,12 @@ ISA = Isa(
     rank=10,
     table_read=TableRead("lut_read_ssse3", rows=16, group=2, acc_dtype="int16", order="unpack", tiles=3),
     dot=Dot("lut_dot_ssse3", rows=4, depth=2, x_dtype="int16", c_dtype="int16"),
+    product=Product(
+        bytes=16, tiles=8, madd="llvm.x86.ssse3.pmadd.ub.sw.128", pair="llvm.x86.sse2.pmadd.wd",
+        shuffle="llvm.x86.ssse3.pshuf.b.128",
+    ),
     manual="https://www.intel.com/content/www/us/en/docs/intrinsics-guide/index.html#text=pshufb",
-)
+)  # fmt: skip
 
 
 def register() -> None:

@@ -50,7 +50,7 @@ def transpose_impl(lanes: int) -> PrimFunc:
 
     def emit(tile, out) -> None:
         rows = [T.Bind(tile.vload([m, 0], vector)) for m in range(lanes)]
-        for n, column in enumerate(_transposed(rows)):
+        for n, column in enumerate(transposed(rows)):
             T.buffer_store(out, column, [n, T.ramp(0, 1, lanes)])
 
     @T.prim_func(s_tir=True)
@@ -66,7 +66,7 @@ def transpose_impl(lanes: int) -> PrimFunc:
     return impl
 
 
-def _transposed(rows: list[Expr]) -> list[Expr]:
+def transposed(rows: list[Expr]) -> list[Expr]:
     lanes = len(rows)
     # lane b of columns[4 * g + j] is column 4 * b + j of rows 4 * g .. 4 * g + 3
     columns = [c for g in range(0, lanes, _PIECE) for c in four_by_four(rows[g : g + _PIECE], lanes)]
