@@ -19,6 +19,8 @@ ISA = Isa(
     product=Product(
         bytes=64, tiles=16, madd="llvm.x86.avx512.pmaddubs.w.512", pair="llvm.x86.avx512.pmaddw.d.512",
         shuffle="llvm.x86.avx512.pshuf.b.512",
+        permute_words="llvm.x86.avx512.vpermi2var.d.512",
+        pack=("llvm.x86.avx512.packusdw.512", "llvm.x86.avx512.packuswb.512"),
     ),
     window=WORD_WINDOW,
     float_window=FLOAT_WINDOW,

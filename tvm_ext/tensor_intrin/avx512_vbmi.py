@@ -25,6 +25,9 @@ ISA = Isa(
     product=Product(
         bytes=64, tiles=16, dot="llvm.x86.avx512.vpdpbusd.512", dot_pair="llvm.x86.avx512.vpdpwssd.512",
         shuffle="llvm.x86.avx512.pshuf.b.512",
+        permute=("llvm.x86.avx512.permvar.qi.512", "llvm.x86.avx512.vpermi2var.qi.512"),
+        permute_words="llvm.x86.avx512.vpermi2var.d.512",
+        pack=("llvm.x86.avx512.packusdw.512", "llvm.x86.avx512.packuswb.512"),
     ),
     window=_WINDOW,
     float_window=FLOAT_WINDOW,

@@ -126,6 +126,10 @@ class Product:
     pair : LLVM name of int16 products added in pairs to int32, or "".
     dot_pair : LLVM name of the instruction that also adds them to the accumulator, or "".
     shuffle : LLVM name of the byte shuffle that reads a table of 16 entries (in every 128-bit lane), or "".
+    permute : LLVM names of the byte permutations of a table of 64 and of 128 entries, or ().
+    permute_words : LLVM name of the permutation of two registers of dwords, or "".
+    pack : LLVM names that narrow dwords to words and words to bytes with unsigned saturation, or ().
+    fused : it multiplies and adds float32 with one rounding.
     level_dtype : how 8-bit levels of activations are stored: what `dot` and `madd` multiply with int8 weights.
     """
 
@@ -136,6 +140,10 @@ class Product:
     pair: str = ""
     dot_pair: str = ""
     shuffle: str = ""
+    permute: tuple[str, ...] = ()
+    permute_words: str = ""
+    pack: tuple[str, ...] = ()
+    fused: bool = True
     level_dtype: str = "uint8"
 
     @property
@@ -143,8 +151,13 @@ class Product:
         """Outputs of a vector."""
         return self.bytes // 4
 
+    @property
+    def table_entries(self) -> int:
+        """Entries of the largest byte table that is read quickly."""
+        return 256 if self.permute else 16 if self.shuffle else 0
 
-PLAIN_PRODUCT = Product(bytes=16, tiles=2, level_dtype="int8")
+
+PLAIN_PRODUCT = Product(bytes=16, tiles=2, fused=False, level_dtype="int8")
 """Vector code of LLVM's own choice."""
 
 PLAIN_DOT = Dot(intrin="", rows=16, depth=1, x_dtype="int16", c_dtype="int16")

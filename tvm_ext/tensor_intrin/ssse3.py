@@ -17,7 +17,7 @@ ISA = Isa(
     dot=Dot("lut_dot_ssse3", rows=4, depth=2, x_dtype="int16", c_dtype="int16"),
     product=Product(
         bytes=16, tiles=8, madd="llvm.x86.ssse3.pmadd.ub.sw.128", pair="llvm.x86.sse2.pmadd.wd",
-        shuffle="llvm.x86.ssse3.pshuf.b.128",
+        shuffle="llvm.x86.ssse3.pshuf.b.128", fused=False,
     ),
     manual="https://www.intel.com/content/www/us/en/docs/intrinsics-guide/index.html#text=pshufb",
 )  # fmt: skip
