@@ -17,10 +17,11 @@ from tvm_ext.schedule import RULES
 from tvm_ext.transform._from_weights import CodebookLike
 
 
-def rewrite_passes(codebooks: Mapping[str, CodebookLike]) -> list[tvm.transform.Pass]:
-    """Float layers that have a codebook become R.lut.dense and R.lut.conv2d."""
+def rewrite_passes(codebooks: Mapping[str, CodebookLike], exact: bool = False) -> list[tvm.transform.Pass]:
+    """Quantized layers become integer ones; float layers that have a codebook become R.lut.dense and R.lut.conv2d."""
     return [
         relax.transform.FoldConstant(),
+        t.RewriteQuantizedToInteger(exact),
         t.RewriteDenseToLUT(codebooks),
         t.RewriteConv2dToLUT(codebooks),
     ]
@@ -34,6 +35,7 @@ def lut_passes(target: Target) -> list[tvm.transform.Pass]:
         t.FoldScaleIntoTable(),
         t.FuseLUTEpilogue(),
         t.PackLUTConstants(target),
+        t.PackQuantized(target),
         relax.transform.CanonicalizeBindings(),
         t.FuseInputQuantization(),
     ]
@@ -101,11 +103,15 @@ class Built:
 
 
 def rewrite(
-    mod: tvm.IRModule, codebooks: Mapping[str, CodebookLike], instruments: Sequence[PassInstrument] = ()
-) -> tvm.IRModule:
-    """The first phase alone, so that a caller can look at what became a table and stop (`transform.layer_rows`)."""
+    mod: tvm.IRModule, codebooks: Mapping[str, CodebookLike], instruments: Sequence[PassInstrument] = (),
+    *, exact: bool = False,
+) -> tvm.IRModule:  # fmt: skip
+    """The first phase alone, so that a caller can look at what became a table and stop (`transform.layer_rows`).
+
+    exact : levels of quantized layers that are no multiples of one number keep up to 16 bits instead of 8.
+    """
     with tvm.transform.PassContext(opt_level=3, instruments=list(instruments)):
-        return tvm.transform.Sequential(rewrite_passes(codebooks), name="rewrite")(mod)
+        return tvm.transform.Sequential(rewrite_passes(codebooks, exact), name="rewrite")(mod)
 
 
 def schedule(mod: tvm.IRModule, target: Mapping, instruments: Sequence[PassInstrument] = ()) -> tvm.IRModule:

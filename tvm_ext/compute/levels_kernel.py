@@ -32,7 +32,7 @@ _STARTS = range(0, _TILE, _LANES)
 @dataclass(frozen=True, eq=False)
 class LevelsInput:
     """float32 values and where they go: [batch, channels, height, width] at (top, left) of a plane, or the same with
-    channels last; rows of a matrix are the width of one image of height 1, channels last."""
+    channels last; the rows of a matrix are the width of one image of height 1, channels last."""
 
     batch: int
     channels: int
@@ -41,9 +41,12 @@ class LevelsInput:
     top: int = 0
     left: int = 0
     channels_last: bool = False
+    is_matrix: bool = False
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
+    def shape(self) -> tuple[int, ...]:
+        if self.is_matrix:
+            return (self.width, self.channels)
         if self.channels_last:
             return (self.batch, self.height, self.width, self.channels)
         return (self.batch, self.channels, self.height, self.width)
@@ -192,7 +195,7 @@ class _Emitter:
             b, h = T.Bind(job // source.height), T.Bind(job % source.height)
             with T.serial(source.width) as w:
                 at = [b, h + source.top, w + source.left]
-                self._row([b, h, w], at)
+                self._row([w] if source.is_matrix else [b, h, w], at)
 
     def _row(self, where: list, at: list) -> None:
         count, wide = self.source.channels, self.dtype != "int16"

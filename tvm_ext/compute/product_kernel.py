@@ -36,8 +36,10 @@ def product_kernel(layer: ProductLayer, epilogue: Epilogue) -> PrimFunc:
     """
     outputs = layer.blocks * layer.block
     height, width = layer.output_size
-    shape = (layer.batch, height, width, layer.outputs)
-    if epilogue.feature_major:
+    shape: tuple[int, ...] = (layer.batch, height, width, layer.outputs)
+    if not layer.patches.is_conv:
+        shape = (width, layer.outputs)
+    elif epilogue.feature_major:
         shape = (layer.batch, layer.outputs, height, width)
     with IRBuilder() as builder, TB.prim_func(s_tir=True):
         TB.func_name("product")
@@ -216,20 +218,21 @@ class _Emitter:
         whole = layer.outputs % layer.block == 0
         tail = None if layer.outputs % lanes == 0 else T.alloc_buffer((lanes,), "float32")
         for r, vectors in enumerate(sums):
+            position = [image, row, column + r] if layer.patches.is_conv else [column + r]
 
-            def store(r: int = r, vectors: Sequence[Expr] = vectors) -> None:
+            def store(vectors: Sequence[Expr] = vectors, position: list = position) -> None:
                 for q, total in enumerate(vectors):
                     first = T.Bind(block * layer.block + q * lanes)
                     value = self._scaled(total, q, block, constants)
                     if whole:
-                        self._store_vector(out, added, [image, row, column + r], first, value)
+                        self._store_vector(out, added, position, first, value)
                         continue
                     with T.If(first + lanes <= layer.outputs):
                         with T.Then():
-                            self._store_vector(out, added, [image, row, column + r], first, value)
+                            self._store_vector(out, added, position, first, value)
                         if tail is not None:
                             with T.Else():
-                                self._store_tail(out, added, [image, row, column + r], first, value, tail)
+                                self._store_tail(out, added, position, first, value, tail)
 
             if width % layer.rows == 0:
                 store()

@@ -3,7 +3,21 @@
 from tvm_ext.op.conv2d import conv2d
 from tvm_ext.op.dense import dense
 from tvm_ext.op.encode import encode
+from tvm_ext.op.levels import levels
 from tvm_ext.op.lookup_accumulate import lookup_accumulate
 from tvm_ext.op.plane import plane
+from tvm_ext.op.quantize import quantize
+from tvm_ext.op.quantized_conv2d import quantized_conv2d
+from tvm_ext.op.quantized_dense import quantized_dense
 
-__all__ = ["conv2d", "dense", "encode", "lookup_accumulate", "plane"]
+__all__ = [
+    "conv2d",
+    "dense",
+    "encode",
+    "levels",
+    "lookup_accumulate",
+    "plane",
+    "quantize",
+    "quantized_conv2d",
+    "quantized_dense",
+]

@@ -9,9 +9,11 @@ from tvm_ext.transform.legalize_float import LegalizeFloat
 from tvm_ext.transform.lift_constants import lift_constants
 from tvm_ext.transform.list_layers import list_layers
 from tvm_ext.transform.pack_lut_constants import PackLUTConstants
+from tvm_ext.transform.pack_quantized import PackQuantized
 from tvm_ext.transform.reuse_codes import ReuseCodes
 from tvm_ext.transform.rewrite_conv2d_to_lut import RewriteConv2dToLUT
 from tvm_ext.transform.rewrite_dense_to_lut import RewriteDenseToLUT
+from tvm_ext.transform.rewrite_quantized_to_integer import RewriteQuantizedToInteger
 from tvm_ext.transform.vectorize_elementary import VectorizeElementary
 
 __all__ = [
@@ -21,9 +23,11 @@ __all__ = [
     "FuseLUTEpilogue",
     "LegalizeFloat",
     "PackLUTConstants",
+    "PackQuantized",
     "ReuseCodes",
     "RewriteConv2dToLUT",
     "RewriteDenseToLUT",
+    "RewriteQuantizedToInteger",
     "VectorizeElementary",
     "add_layer_rows",
     "layer_rows",

@@ -11,6 +11,12 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from tvm_ext.op.lookup_accumulate import OP as LOOKUP
+from tvm_ext.op.quantized_conv2d import OP as QUANTIZED_CONV2D
+from tvm_ext.op.quantized_dense import OP as QUANTIZED_DENSE
+
+EPILOGUE_OPS = (LOOKUP, QUANTIZED_CONV2D, QUANTIZED_DENSE)
+"""Ops that scale (argument 2), add a bias (3) and a residual (5), and activate, along the channels of `axis`."""
 LAYERS_ATTR = "lut_layer_rows"
 """Module attribute: JSON list of what each layer became, written by the passes, read by reports."""
 
@@ -30,8 +36,8 @@ class CallRewriter(PyExprMutator):
         new = self.rewrite(self, call)
         return call if new is None else new
 
-    def producer(self, expr: relax.Expr, op: tvm.ir.Op, *, only_use: bool = False) -> relax.Call | None:
-        """The call of `op` that `expr` is, or is bound to, also as an item of a tuple made in place.
+    def producer(self, expr: relax.Expr, *ops: tvm.ir.Op, only_use: bool = False) -> relax.Call | None:
+        """The call of one of `ops` that `expr` is, or is bound to, also as an item of a tuple made in place.
 
         With `only_use`, only if nothing else reads it.
         """
@@ -46,7 +52,7 @@ class CallRewriter(PyExprMutator):
                 expr = items.fields[expr.index] if isinstance(items, relax.Tuple) else None
             else:
                 return None
-        return expr if expr.op == op else None
+        return expr if any(expr.op == op for op in ops) else None
 
 
 def rewrite_module(mod: tvm.IRModule, rewrite: Callable) -> tvm.IRModule:

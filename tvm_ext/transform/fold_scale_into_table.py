@@ -7,8 +7,7 @@ import tvm
 from tvm import relax
 
 from tvm_ext.op._register import present
-from tvm_ext.op.lookup_accumulate import OP as LOOKUP
-from tvm_ext.transform._rewrite import array, is_constant, rewrite_module, with_args
+from tvm_ext.transform._rewrite import EPILOGUE_OPS, array, is_constant, rewrite_module, with_args
 
 _ADD, _SUB, _MUL, _DIV = (tvm.ir.Op.get(f"relax.{n}") for n in ("add", "subtract", "multiply", "divide"))
 _BATCH_NORM = tvm.ir.Op.get("relax.nn.batch_norm")
@@ -72,7 +71,7 @@ def _fold_batch_norm(rewriter, call: relax.Call) -> relax.Expr | None:
 
 
 def _foldable(rewriter, expr: relax.Expr) -> relax.Call | None:
-    lookup = rewriter.producer(expr, LOOKUP, only_use=True)
+    lookup = rewriter.producer(expr, *EPILOGUE_OPS, only_use=True)
     if lookup is None or str(lookup.attrs["activation"]) or present(lookup.args[5]):
         return None
     return lookup if is_constant(lookup.args[2]) else None

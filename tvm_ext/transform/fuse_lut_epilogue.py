@@ -7,8 +7,7 @@ import tvm_ffi
 from tvm import relax
 
 from tvm_ext.op._register import present
-from tvm_ext.op.lookup_accumulate import OP as LOOKUP
-from tvm_ext.transform._rewrite import is_constant, rewrite_module, with_args
+from tvm_ext.transform._rewrite import EPILOGUE_OPS, is_constant, rewrite_module, with_args
 
 _ADD, _RELU = tvm.ir.Op.get("relax.add"), tvm.ir.Op.get("relax.nn.relu")
 
@@ -20,7 +19,7 @@ class FuseLUTEpilogue:
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         def rewrite(rewriter, call: relax.Call) -> relax.Expr | None:
             if call.op == _RELU:
-                lookup = rewriter.producer(call.args[0], LOOKUP, only_use=True)
+                lookup = rewriter.producer(call.args[0], *EPILOGUE_OPS, only_use=True)
                 if lookup is not None and not str(lookup.attrs["activation"]):
                     return with_args(lookup, list(lookup.args), activation="relu")
             elif call.op == _ADD:
@@ -33,7 +32,7 @@ class FuseLUTEpilogue:
 def _fuse_residual(rewriter, left: relax.Expr, right: relax.Expr) -> relax.Call | None:
     # of two table reads the later one takes the other as its residual: it is usually the longer path
     for y, other in ((right, left), (left, right)):
-        lookup = rewriter.producer(y, LOOKUP, only_use=True)
+        lookup = rewriter.producer(y, *EPILOGUE_OPS, only_use=True)
         if lookup is None or str(lookup.attrs["activation"]) or present(lookup.args[5]) or is_constant(other):
             continue
         if tvm_ffi.structural_equal(other.ty, lookup.ty):
