@@ -42,7 +42,7 @@ def test_phases_in_order() -> None:
 
 def test_rewriting_passes_come_first() -> None:
     names = [str(p.info.name) for p in pipeline.rewrite_passes({})]
-    assert names == ["FoldConstant", "RewriteDenseToLUT", "RewriteConv2dToLUT"]
+    assert names == ["FoldConstant", "RewriteQuantizedToInteger", "RewriteDenseToLUT", "RewriteConv2dToLUT"]
 
 
 def _code(built: pipeline.Built) -> tuple[str, str]:
