@@ -31,9 +31,6 @@ class ScalarQuantizer(nn.Module):
     """
 
     method: ClassVar[str]
-    lr_scale: ClassVar[float] = 1.0  # of this quantizer's parameters, times the weights' learning rate
-    decay_scale: ClassVar[float] = 1.0  # and times their weight decay
-    adaptive: ClassVar[bool] = False  # whether the method trains them with AdamW beside an SGD for weights
 
     def __init__(
         self, bits: int, *, signed: bool, num_channels: int | None = None, axis: int = 1, is_weight: bool = False
@@ -148,7 +145,7 @@ class ScalarQuantizer(nn.Module):
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx, value: Tensor, through: Tensor) -> Tensor:
-        return value.clone()
+        return value.view_as(value)
 
     @staticmethod
     def backward(ctx, *grads: Tensor) -> tuple[None, Tensor]:
@@ -158,6 +155,21 @@ class _StraightThrough(torch.autograd.Function):
 def straight_through(value: Tensor, through: Tensor) -> Tensor:
     """Exactly `value`; gradients pass to `through` unchanged."""
     return _StraightThrough.apply(value.detach(), through)
+
+
+class _StraightThroughSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value: Tensor, through: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        return grads[0], grads[0]
+
+
+def straight_through_sum(value: Tensor, through: Tensor) -> Tensor:
+    """Exactly `value`; gradients pass to both unchanged."""
+    return _StraightThroughSum.apply(value, through)
 
 
 class _ScaledGradient(torch.autograd.Function):
@@ -174,6 +186,33 @@ class _ScaledGradient(torch.autograd.Function):
 def scaled_gradient(x: Tensor, factor: Tensor | float) -> Tensor:
     """Exactly x; its gradient is multiplied by the factor (broadcast to x)."""
     return _ScaledGradient.apply(x, torch.as_tensor(factor, dtype=x.dtype, device=x.device))
+
+
+def sums_by_index(index: Tensor, values: Tensor | None, size: int) -> Tensor:
+    """For each row the sum of the values at each index (how many, where values is None): [G, N] -> [G, size]."""
+    groups = len(index)
+    if groups > 1:
+        index = index + torch.arange(groups, device=index.device)[:, None] * size
+    # many times faster than scatter_add for few indices
+    sums = torch.bincount(index.flatten(), None if values is None else values.flatten(), minlength=groups * size)
+    return sums.reshape(groups, size)
+
+
+class _TableRead(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, table: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.size = table.shape[1]
+        return table.gather(1, index)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None]:
+        return sums_by_index(ctx.saved_tensors[0], grads[0], ctx.size).to(grads[0].dtype), None
+
+
+def table_read(table: Tensor, index: Tensor) -> Tensor:
+    """table.gather(1, index) for a short table [G, L] and many indices [G, N], with a fast gradient."""
+    return _TableRead.apply(table, index)
 
 
 def rounded(x: Tensor) -> Tensor:

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lutc.nn.quantizers.base import EPSILON, ScalarQuantizer, deviation, scaled_gradient
+from lutc.nn.quantizers.base import (
+    EPSILON,
+    ScalarQuantizer,
+    deviation,
+    scaled_gradient,
+    straight_through_sum,
+    sums_by_index,
+    table_read,
+)
 
 
 class LLT(ScalarQuantizer):
@@ -60,11 +68,11 @@ class LLT(ScalarQuantizer):
         inside = (rows / scale).clamp(-1, 1)
         index = self._index(inside)
         with torch.no_grad():
-            counts = torch.zeros_like(lookup).scatter_add_(1, index, torch.ones_like(inside))
+            counts = sums_by_index(index, None, lookup.shape[1])
             used = self.cells + 1 if self.binary or not self.signed else 2 * self.cells + 1
             factor = rows.shape[1] / used / (counts.sqrt() + 1e-5)
-        y = scaled_gradient(lookup, factor).gather(1, index)
-        return (y + (inside - inside.detach())) * scale
+        y = table_read(scaled_gradient(lookup, factor), index)
+        return straight_through_sum(y, inside) * scale
 
     def hard(self, rows: Tensor) -> Tensor:
         scale = self.log_scale.exp()[:, None]

@@ -26,7 +26,6 @@ class LSQ(ScalarQuantizer):
     """
 
     method = "lsq"
-    decay_scale = 0.0
 
     def __init__(self, bits: int, *, signed: bool, grad_scale: str = "lsq", **place) -> None:
         super().__init__(bits, signed=signed, **place)

@@ -16,6 +16,7 @@ from lutc.nn.quantizers.base import (
     scaled_gradient,
     sign,
     straight_through,
+    sums_by_index,
 )
 
 # steps of the uniform quantizer with the least error: times the deviation of a normal variable (weights), or times
@@ -39,7 +40,6 @@ class NuLSQ(ScalarQuantizer):
     """
 
     method = "nulsq"
-    adaptive = True
 
     def __init__(self, bits: int, *, signed: bool, init: str = "nmse", grad_scale: str = "none", **place) -> None:
         super().__init__(bits, signed=signed, **place)
@@ -102,7 +102,8 @@ class NuLSQ(ScalarQuantizer):
 
 def staircase(rows: Tensor, below: Tensor, above: Tensor) -> Tensor:
     """Nearest level, ties to zero: rows [G, N], steps [G, Qn] and [G, Qp] from zero outwards."""
-    return _half(rows, above) - _half(-rows, below)
+    y = _half(rows, above)
+    return y - _half(-rows, below) if below.shape[1] else y
 
 
 def _half(rows: Tensor, steps: Tensor) -> Tensor:
@@ -112,31 +113,56 @@ def _half(rows: Tensor, steps: Tensor) -> Tensor:
 
 
 class _Staircase(torch.autograd.Function):
-    """The gradients of the paper's supplement, equations 8 to 13, on either side of zero."""
+    """The gradients of the paper's supplement, equations 8 to 13, on either side of zero.
+
+    A step's gradient is a sum of g * (up - (|x| - c) / s) over its bucket, c < |x| <= c + s, where up is 1 in the upper
+    half; beyond the last bucket every step gets g. The halves are found once, and the sums of g and g * x over each
+    give all steps' gradients.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, below: Tensor, above: Tensor) -> Tensor:
-        ctx.save_for_backward(rows, below, above)
-        return staircase(rows, below, above)
+        middles, edges = _half_edges(above)
+        left, far = _half_edges(below)
+        # of the thresholds below zero the lower neighbour is counted: a value on one goes towards zero
+        left = torch.nextafter(-left, torch.full_like(left, -torch.inf))
+        falling = torch.stack([torch.nextafter(-far, torch.full_like(far, -torch.inf)), left], 2).flip(1).flatten(1)
+        rising = torch.stack([middles, edges], 2).flatten(1)
+        thresholds = torch.cat([falling, rising.new_zeros(len(rising), 1), rising], 1).contiguous()
+        part = torch.searchsorted(thresholds, rows.contiguous())
+        levels = torch.cat([-_twice(far).flip(1), _twice(edges)], 1)
+        ctx.save_for_backward(rows, below, above, part)
+        return levels.gather(1, part)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rows, below, above = ctx.saved_tensors
-        grad = grads[0]
+        rows, below, above, part = ctx.saved_tensors
+        grad, count = grads[0], 2 * (below.shape[1] + above.shape[1]) + 2
         inside = (rows >= -below.sum(1, keepdim=True)) & (rows <= above.sum(1, keepdim=True))
-        return grad * inside, _step_gradient(-rows, below, -grad), _step_gradient(rows, above, grad)
+        sums, moments = (sums_by_index(part, values, count) for values in (grad, grad * rows))
+        middle = 2 * below.shape[1] + 1
+        down = _step_gradient(-sums[:, :middle].flip(1), moments[:, :middle].flip(1), below)
+        return grad * inside, down, _step_gradient(sums[:, middle:], moments[:, middle:], above)
 
 
-def _step_gradient(rows: Tensor, steps: Tensor, grad: Tensor) -> Tensor:
-    """Of the steps of one side: bucket k has c_{k-1} < x <= c_k, and what lies beyond all of them moves every step."""
+def _half_edges(steps: Tensor) -> tuple[Tensor, Tensor]:
+    """Middle and upper edge of each bucket of one side, outwards from zero."""
+    edges = steps.cumsum(1)
+    return edges - steps / 2, edges
+
+
+def _twice(edges: Tensor) -> Tensor:
+    """The level of each half bucket: 0, c_1, c_1, c_2, c_2, ... and the last beyond."""
+    return torch.cat([edges.new_zeros(len(edges), 1), edges.repeat_interleave(2, 1)], 1)
+
+
+def _step_gradient(sums: Tensor, moments: Tensor, steps: Tensor) -> Tensor:
+    """Of one side, from the sums of g and of g * |x| over half buckets [G, 2 Q + 1], the last beyond all of them."""
     if not steps.shape[1]:
         return torch.zeros_like(steps)
-    edges = steps.cumsum(1).contiguous()
-    bucket = torch.searchsorted(edges, rows.contiguous())
-    beyond = (grad * (bucket == steps.shape[1])).sum(1, keepdim=True)
-    inner = (rows >= 0) & (bucket < steps.shape[1])
-    bucket = bucket.clamp(max=steps.shape[1] - 1)
-    width = steps.gather(1, bucket)
-    part = (rows - (edges - steps).gather(1, bucket)) / width
-    slope = (part > 0.5).to(part.dtype) - part
-    return torch.zeros_like(steps).scatter_add_(1, bucket, grad * slope * inner) + beyond
+    exact = steps.double()
+    start = (exact.cumsum(1) - exact) / exact
+    lower, upper = sums[:, :-1:2], sums[:, 1::2]
+    size = moments[:, :-1:2] + moments[:, 1::2]
+    inner = upper + start * (lower + upper) - size / exact
+    return (inner + sums[:, -1:]).to(steps.dtype)
