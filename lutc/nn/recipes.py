@@ -64,7 +64,7 @@ class Recipe:
 # CIFAR-10 with ResNet-20 where the paper has it, else its ImageNet values
 RECIPES: dict[str, Recipe] = {
     "llt": Recipe(0.01, 1e-4, 0.01, 1e-4, 200, 128, clip=5.0, milestones=(0.4, 0.6)),
-    "nulsq": Recipe(0.04, 5e-4, 0.004, 0.0, 300, 128, adaptive=True, warmup=1 / 30),
+    "nulsq": Recipe(0.04, 5e-4, 4e-4, 0.0, 300, 128, adaptive=True, warmup=1 / 30),
     "quantization_network": Recipe(
         1e-4, 1e-4, 1e-3, 0.0, 55, 256, clip=5.0, milestones=(30 / 55, 45 / 55), phases=("weights", "inputs", "both")
     ),

@@ -25,6 +25,7 @@ class QuantizationNetwork(ScalarQuantizer):
     level_set : increasing integers; None takes 0..2^b-1 for unsigned values, else (-1, 1), (-1, 0, 1),
         (-4, -2, -1, 0, 1, 2, 4) and -(2^(b-1)-1)..2^(b-1)-1 for 1, 2, 3 and more bits.
     epochs : of the training, by which progress is turned into temperature.
+    fit_alpha : start alpha at the least squared error of the deployed form, instead of the paper's 1 / beta.
     """
 
     method = "quantization_network"
@@ -37,13 +38,15 @@ class QuantizationNetwork(ScalarQuantizer):
         level_set: Sequence[float] | None = None,
         temperature_step: float = 5.0,
         epochs: int = 55,
+        fit_alpha: bool = False,
         **place,
     ) -> None:
         super().__init__(bits, signed=signed, **place)
         chosen = default_level_set(bits, signed) if level_set is None else tuple(level_set)
         if len(chosen) < 2 or any(a >= b for a, b in zip(chosen, chosen[1:], strict=False)):
             raise ValueError(f"level_set must be two or more increasing numbers, not {level_set}")
-        self.temperature_step, self.epochs, self.temperature = temperature_step, epochs, temperature_step
+        self.temperature_step, self.epochs, self.fit_alpha = temperature_step, epochs, fit_alpha
+        self.temperature = temperature_step
         self.register_buffer("level_set", torch.tensor(chosen, dtype=torch.float32))
         self.register_buffer("biases", torch.zeros(self.groups, len(chosen) - 1))
         self.alpha = nn.Parameter(torch.ones(self.groups))
@@ -59,6 +62,9 @@ class QuantizationNetwork(ScalarQuantizer):
             scaled = scaled[:, torch.randperm(scaled.shape[1], generator=generator)[:_SAMPLE]]
         centers = kmeans(scaled[..., None].contiguous(), len(self.level_set), seed=0)[..., 0].sort(1).values
         self.biases.copy_((centers[:, 1:] + centers[:, :-1]) / 2)
+        if self.fit_alpha:
+            y = self.hard(rows) / self.alpha[:, None]
+            self.alpha.copy_((rows * y).sum(1) / y.square().sum(1).clamp_min(EPSILON))
 
     def set_progress(self, progress: float) -> None:
         epoch = progress * self.epochs
