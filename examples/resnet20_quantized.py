@@ -1,7 +1,7 @@
 """ResNet-20 on CIFAR-10 with low-bit weights and inputs: one short fine-tuning for each method, all of the same length.
 
-Starts from a trained float network. For each method it writes METHOD-wWaA.json (accuracies), .onnx and, while it trains,
-.pt, from which the same command goes on after an interruption. First convolution and last layer stay float.
+Starts from a trained float network. For each method it writes METHOD-wWaA.json (accuracies), .onnx and, while it
+trains, .pt, from which the same command goes on after an interruption. First convolution and last layer stay float.
 
     python examples/resnet20_quantized.py --weights resnet20.safetensors --output runs/quantized --bits 4 --epochs 1
 """

@@ -1,4 +1,4 @@
-"""The exact meaning of scalar quantizers in numpy, written from docs/ops/LUTQuantize_v1.md and LUTPalette_v1.md alone."""
+"""The exact meaning of scalar quantizers in numpy, written from docs/ops (LUTQuantize and LUTPalette) alone."""
 
 from __future__ import annotations
 

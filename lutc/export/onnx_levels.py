@@ -20,7 +20,7 @@ QUANTIZE_ATTRIBUTES = {"axis": AttributeProto.INT}
 
 @dataclass(frozen=True)
 class LevelsVariant:
-    """One function body: the operator, whether channels have their own constants, and for LUTQuantize the code's bits."""
+    """One function body: the operator, whether channels have constants of their own, and how many bits a code has."""
 
     op_type: str
     per_channel: bool

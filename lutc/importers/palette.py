@@ -66,7 +66,9 @@ def _weight(node: onnx.NodeProto, known: dict[str, onnx.TensorProto]) -> np.ndar
         raise ValueError("it takes codes and levels, and gives one output", _EXPORT_AGAIN)
     for argument, name in zip(("codes", "levels"), node.input, strict=True):
         if name not in known:
-            raise ValueError(f'its {argument} ("{name}") is computed while the model runs', "store it as an initializer")
+            raise ValueError(
+                f'its {argument} ("{name}") is computed while the model runs', "store it as an initializer"
+            )
     codes, levels = (numpy_helper.to_array(known[name]) for name in node.input)
     return palette_weight(codes, levels)
 
@@ -75,7 +77,12 @@ def _problem(codes: np.ndarray, levels: np.ndarray) -> Problem | None:
     if codes.dtype != np.uint8 or codes.ndim < 1:
         return f"its codes are {codes.dtype.name}{list(codes.shape)}, expected uint8 [M, ...]", _EXPORT_AGAIN
     rows = (len(codes),)
-    if levels.dtype != np.float32 or levels.ndim == 0 or levels.shape[:-1] not in ((), rows) or not 1 <= levels.shape[-1] <= 256:
+    if (
+        levels.dtype != np.float32
+        or levels.ndim == 0
+        or levels.shape[:-1] not in ((), rows)
+        or not 1 <= levels.shape[-1] <= 256
+    ):
         return (
             f"its levels are {levels.dtype.name}{list(levels.shape)}, expected float32 [L] or [{len(codes)}, L] with "
             "1 to 256 levels",

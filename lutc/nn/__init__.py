@@ -7,8 +7,8 @@ from lutc.nn.conv2d import LUTConv2d
 from lutc.nn.levels import Levels, extract_levels
 from lutc.nn.linear import LUTLinear
 from lutc.nn.parameters import param_groups
-from lutc.nn.quantized_layer import QuantizedConv2d, QuantizedLinear
 from lutc.nn.quantize import QuantizeRow, quantize_
+from lutc.nn.quantized_layer import QuantizedConv2d, QuantizedLinear
 
 __all__ = [
     "LUTConfig",

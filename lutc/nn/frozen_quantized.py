@@ -1,4 +1,4 @@
-"""Inference forms of scalar-quantized layers: thresholds, levels and palettes; `quantize_(step="convert")` makes them."""
+"""Inference forms of scalar-quantized layers: thresholds, levels, palettes. `quantize_(step="convert")` makes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lutc.nn.levels import Levels
 
 
 class FrozenQuantizer(nn.Module):
-    """x float32 [...] -> its levels, through torch.ops.lutc.lut_quantize. Buffers thresholds and levels as in docs/ops."""
+    """x float32 [...] -> its levels, through torch.ops.lutc.lut_quantize. Buffers thresholds, levels as in docs/ops."""
 
     def __init__(self, levels: Levels, axis: int = 1, name: str = "") -> None:
         super().__init__()

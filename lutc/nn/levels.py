@@ -75,7 +75,7 @@ def extract_levels(
 
 @torch.no_grad()
 def find_palette(weight: Tensor, per_channel: bool) -> tuple[Tensor, Tensor]:
-    """Codes uint8 [M, ...] and levels [L] or [M, L] of a weight with few distinct values; see docs/ops/LUTPalette_v1.md.
+    """Codes uint8 [M, ...] and levels [L] or [M, L] of a weight with few distinct values, as in docs/ops.
 
     Raises
     ------

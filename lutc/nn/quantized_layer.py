@@ -26,8 +26,8 @@ from lutc.nn.quantizers import QUANTIZERS, ScalarQuantizer
 class QuantizedLayer(nn.Module):
     """Base class: a float layer whose weight has its quantizer as parametrization, and whose input goes through one.
 
-    state_dict keys: parametrizations.weight.original (the float weight), parametrizations.weight.0.*, input_quantizer.*.
-    In eval() the forward is exactly what `export_model` writes after conversion.
+    state_dict keys: parametrizations.weight.original (the float weight), parametrizations.weight.0.*,
+    input_quantizer.*. In eval() the forward is exactly what `export_model` writes after conversion.
     """
 
     config: ScalarConfig

@@ -54,11 +54,9 @@ class Recipe:
         return 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))
 
     def short(self, epochs: int, lr: float) -> Recipe:
-        """The same recipe as a short fine-tuning from trained weights: a cosine without milestones or decay of steps."""
+        """The same recipe as a short fine-tuning from trained weights: a cosine after a short warm-up."""
         scale = lr / self.lr
-        return replace(
-            self, epochs=epochs, lr=lr, quantizer_lr=self.quantizer_lr * scale, milestones=None, warmup=0.05
-        )
+        return replace(self, epochs=epochs, lr=lr, quantizer_lr=self.quantizer_lr * scale, milestones=None, warmup=0.05)
 
 
 # CIFAR-10 with ResNet-20 where the paper has it, else its ImageNet values

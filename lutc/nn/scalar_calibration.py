@@ -1,4 +1,4 @@
-"""Scalar quantizers before and after training: first values from the float model, and thresholds and levels at the end."""
+"""Scalar quantizers at either end of training: values from the float model, then thresholds and levels."""
 
 from __future__ import annotations
 
@@ -48,9 +48,7 @@ def calibrate_quantizers(model: nn.Module, layers: Mapping[str, QuantizedLayer],
 
 def freeze_quantizers(model: nn.Module) -> dict[nn.Module, nn.Module]:
     """Quantizers that stand in a model by themselves -> their inference form."""
-    owned = {
-        id(inner) for layer in model.modules() if isinstance(layer, QuantizedLayer) for inner in layer.modules()
-    }
+    owned = {id(inner) for layer in model.modules() if isinstance(layer, QuantizedLayer) for inner in layer.modules()}
     return {
         module: FrozenQuantizer(module.levels(), module.axis)
         for module in model.modules()

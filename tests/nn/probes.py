@@ -13,7 +13,7 @@ _ULPS = 64
 
 
 def probes(thresholds: Tensor, span: float, limit: float) -> Tensor:
-    """About 215,000 values: random, regular fractions, all within 64 ulp of a threshold, zeros, subnormals, extremes."""
+    """About 215,000 values: random, regular, all within 64 ulp of a threshold, zeros, subnormals, extremes."""
     generator = torch.Generator().manual_seed(0)
     finite = thresholds[thresholds.isfinite()].flatten()
     near = float_keys(finite)[:, None] + torch.arange(-_ULPS, _ULPS + 1)

@@ -1,7 +1,7 @@
 """The gradients of the methods' papers, value by value in plain float64 arithmetic: nothing here is autograd's.
 
-Every function takes the values x [N], the incoming gradient g [N] and the method's parameters, and returns the gradients
-of x and of each parameter in the order of the quantizer's own.
+Every function takes the values x [N], the incoming gradient g [N] and the method's parameters, and returns the
+gradients of x and of each parameter in the order of the quantizer's own.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def dorefa_activation(x: Array, g: Array) -> list[Array]:
 
 
 def dorefa_weight(x: Array, g: Array) -> list[Array]:
-    """Through tanh and the division by twice the largest, as if the rounding were not there; the factor 2 is outside."""
+    """Through tanh and the division by twice the largest, as if the rounding were not there; times 2."""
     t = np.tanh(x)
     top = int(np.abs(t).argmax())
     most = abs(t[top])

@@ -16,7 +16,9 @@ _TOLERANCE = 1e-5
 Equation = Callable[..., list[np.ndarray]]
 
 
-def quantizer(method: str, bits: int, *, signed: bool, seed: int = 0, **options) -> tuple[ScalarQuantizer, torch.Tensor]:
+def quantizer(
+    method: str, bits: int, *, signed: bool, seed: int = 0, **options
+) -> tuple[ScalarQuantizer, torch.Tensor]:
     """A quantizer in training whose parameters have moved, and values inside and outside its range."""
     torch.manual_seed(seed)
     made = QUANTIZERS[method](bits, signed=signed, **options).double()

@@ -11,10 +11,10 @@ import torch
 from lutc.errors import LutcError
 from lutc.nn.levels import find_palette
 from lutc.nn.quantizers import (
+    LCQ,
     LLT,
     LSQ,
     QUANTIZERS,
-    LCQ,
     NuLSQ,
     QuantizationNetwork,
     ScalarQuantizer,
@@ -74,9 +74,7 @@ def test_levels_are_exact_per_channel(method: str, bits: int, signed: bool) -> N
 def test_weights_become_palettes(method: str, bits: int, signed: bool, per_channel: bool) -> None:
     torch.manual_seed(0)
     weight = torch.randn(5, 40) * torch.arange(1, 6)[:, None] / 10
-    quantizer = QUANTIZERS[method](
-        bits, signed=signed, is_weight=True, axis=0, num_channels=5 if per_channel else None
-    )
+    quantizer = QUANTIZERS[method](bits, signed=signed, is_weight=True, axis=0, num_channels=5 if per_channel else None)
     quantizer.observe(weight)
     quantizer.eval()
     _, levels = find_palette(quantizer(weight), per_channel)
@@ -202,5 +200,5 @@ def test_what_a_quantizer_refuses(golden) -> None:
     with pytest.raises(LutcError) as caught:
         LSQ(4, signed=False).observe(torch.tensor([math.nan]))
     golden(str(caught.value), "nn/quantizer-nan.txt")
-    with pytest.raises(ValueError, match="bits must be in 1..8"):
+    with pytest.raises(ValueError, match="bits must be"):
         LSQ(9, signed=False)

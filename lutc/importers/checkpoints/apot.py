@@ -1,8 +1,8 @@
 """Checkpoints of Additive Powers-of-Two Quantization, the CIFAR-10 part (repository yhhhli/APoT_Quantization).
 
-Keys `CONV.act_alpha` and `CONV.weight_quant.wgt_alpha` beside `CONV.weight`. The bit width is not in the file. Weights are
-standardised before they are quantized, and that is not undone; first convolution and last layer have 8-bit weights and
-float inputs.
+Keys `CONV.act_alpha` and `CONV.weight_quant.wgt_alpha` beside `CONV.weight`. The bit width is not in the file. Weights
+are standardised before they are quantized, and that is not undone; first convolution and last layer have 8-bit weights
+and float inputs.
 """
 
 from __future__ import annotations

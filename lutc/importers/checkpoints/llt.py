@@ -1,8 +1,8 @@
 """Checkpoints of Learnable Lookup Table (repository The-Learning-And-Vision-Atelier-LAVA/LLT).
 
-Keys `CONV.act_quant.{scale,table,T,table_q}` and `CONV.kernel_quant.{...}` beside `CONV.weight`, and `CONV.kernel_q`, the
-weight already quantized. scale is the logarithm of the clip. table_q and kernel_q are there only in files written after
-an evaluation; without them they are made from scale and table, with inputs that are never negative.
+Keys `CONV.act_quant.{scale,table,T,table_q}` and `CONV.kernel_quant.{...}` beside `CONV.weight`, and `CONV.kernel_q`,
+the weight already quantized. scale is the logarithm of the clip. table_q and kernel_q are there only in files written
+after an evaluation; without them they are made from scale and table, with inputs that are never negative.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def read_layers(
             weight = state[f"{name}.kernel_q"]
         elif f"{name}.kernel_quant.table" in state:
             table = _table(state, f"{name}.kernel_quant", is_weight=True, one_bit=settings.bits == 1)
-            weight = _lookup(state[f"{name}.weight"], table, scalar(state[f"{name}.kernel_quant.scale"]), is_weight=True)
+            weight = _lookup(
+                state[f"{name}.weight"], table, scalar(state[f"{name}.kernel_quant.scale"]), is_weight=True
+            )
         if f"{name}.act_quant.table" in state:
             table, scale = _table(state, f"{name}.act_quant"), scalar(state[f"{name}.act_quant.scale"])
             levels = extract_levels(lambda x, table=table, scale=scale: _lookup(x, table, scale))

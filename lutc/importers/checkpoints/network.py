@@ -104,7 +104,10 @@ def _frozen(name: str, layer: nn.Conv2d | nn.Linear, parts: QuantizedParts) -> n
             weight = FrozenPalette(*find_palette(parts.weight, parts.weight_per_channel))
         except LutcError as error:
             raise ModelImportError(
-                f'cannot import the weight of "{name}"', where=name, reason=error.reason, fix="check --bits and --format"
+                f'cannot import the weight of "{name}"',
+                where=name,
+                reason=error.reason,
+                fix="check --bits and --format",
             ) from error
     quantizer = None if parts.input is None else FrozenQuantizer(parts.input)
     if isinstance(layer, nn.Linear):

@@ -1,9 +1,10 @@
 """Checkpoints of Nonuniform Learned Step Size Quantization and its LSQ and LCQ (repository DensoITLab/nuLSQ).
 
-Keys `CONV.x_scale` and `CONV.w_scale` beside `CONV.weight`: 2^b - 1 steps for nuLSQ (weights: the 2^(b-1) steps below zero
-first, each side from zero outwards), one step for LSQ; `CONV.{x,w}_{threshold,theta,dst}` for LCQ. The bit width of LSQ and
-LCQ layers is not in the file unless another quantizer of the network tells it. First and last layers quantize to 8 bits
-by the largest value of each batch: weights import as they are, inputs stay float without a range in the settings.
+Keys `CONV.x_scale` and `CONV.w_scale` beside `CONV.weight`: 2^b - 1 steps for nuLSQ (weights: the 2^(b-1) steps below
+zero first, each side from zero outwards), one step for LSQ; `CONV.{x,w}_{threshold,theta,dst}` for LCQ. The bit width
+of LSQ and LCQ layers is not in the file unless another quantizer of the network tells it. First and last layers
+quantize to 8 bits by the largest value of each batch: weights import as they are, inputs stay float without a range in
+the settings.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def read_layers(
 ) -> dict[str, QuantizedParts]:
     """Qualified name -> parts, for every layer with quantizers."""
     bits = _bits_of_steps(state)
-    settings = settings if settings.bits is not None or bits is None else Settings(bits, input_ranges=settings.input_ranges)
+    settings = (
+        settings if settings.bits is not None or bits is None else Settings(bits, input_ranges=settings.input_ranges)
+    )
     found = {}
     for name, layer in module.named_modules():
         if not isinstance(layer, (nn.Conv2d, nn.Linear)) or f"{name}.init_state" not in state:

@@ -1,8 +1,8 @@
 """Checkpoints of Quantization Networks (repository aliyun/alibabacloud-quantization-networks).
 
-`state_dict` holds float weights; the lists `alpha` and `beta` hold one number for each convolution or dense layer but the
-first and the last, in the order of the modules. The levels and biases of weights are not in the file (the training code
-has them in its configuration): give them as settings. Activation quantizers are modules behind an activation
+`state_dict` holds float weights; the lists `alpha` and `beta` hold one number for each convolution or dense layer but
+the first and the last, in the order of the modules. The levels and biases of weights are not in the file (the training
+code has them in its configuration): give them as settings. Activation quantizers are modules behind an activation
 (`layer1.0.quan1`, ...) with alpha, beta, biases and scales in the state_dict. Old files hold variables of PyTorch 0.3.
 """
 
@@ -29,7 +29,9 @@ def read_layers(
         return {}
     alphas, betas = content["alpha"], content.get("beta", ())
     if not len(names) == len(alphas) == len(betas):
-        raise _mismatch(f"it has {len(alphas)} alpha and {len(betas)} beta, the network {len(names)} layers to quantize")
+        raise _mismatch(
+            f"it has {len(alphas)} alpha and {len(betas)} beta, the network {len(names)} layers to quantize"
+        )
     if settings.level_set is None or settings.biases is None:
         raise ModelImportError(
             "the checkpoint does not say the levels of its weights",
@@ -52,9 +54,7 @@ def read_activations(state: State) -> dict[str, Levels]:
     return {name: _activation(state, name) for name in names if name.rsplit(".", 1)[-1] != _UNUSED}
 
 
-def _weight(
-    weight: Tensor, alpha: Tensor, beta: Tensor, level_set: Any, biases: Any, name: str
-) -> Tensor:
+def _weight(weight: Tensor, alpha: Tensor, beta: Tensor, level_set: Any, biases: Any, name: str) -> Tensor:
     levels, steps = (torch.tensor(values, dtype=torch.float32) for values in (level_set, biases))
     if len(steps) != len(levels) - 1:
         raise _mismatch(f'"{name}" has {len(steps)} biases and {len(levels)} levels; a step lies between two levels')

@@ -17,9 +17,9 @@ _LOOKUP_BITS = 2  # bits a term: zero and three powers of two
 class APoT(ScalarQuantizer):
     """The nearest of a * levels, ties to the lower; weights are standardised first (mean 0, deviation 1).
 
-    Unsigned levels are the additive powers of two of b bits, signed ones those of b - 1 bits with either sign. Parameter
-    clip float32 [G], a in the formula. Gradients: the input's passes inside the clip (a weight's everywhere), the clip's
-    is y / a - x / a inside and the sign outside.
+    Unsigned levels are the additive powers of two of b bits, signed ones those of b - 1 bits with either sign.
+    Parameter clip float32 [G], a in the formula. Gradients: the input's passes inside the clip (a weight's everywhere),
+    the clip's is y / a - x / a inside and the sign outside.
     """
 
     method = "apot"
@@ -73,8 +73,8 @@ def unit_levels(bits: int, signed: bool) -> list[float]:
 
 @cache
 def additive_powers(bits: int) -> list[float]:
-    """The 2^bits sums of one entry of each term, divided by the largest: bits // 2 terms of zero and three powers of two,
-    and for an odd number of bits one of zero and one power.
+    """The 2^bits sums of one entry of each term, divided by the largest: bits // 2 terms of zero and three powers of
+    two, and for an odd number of bits one of zero and one power.
 
     Exponents are dealt out in turn, the odd term's before the last round.
     """

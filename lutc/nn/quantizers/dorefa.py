@@ -13,8 +13,8 @@ from lutc.nn.quantizers.base import EPSILON, ScalarQuantizer, rounded, sign, str
 class DoReFa(ScalarQuantizer):
     """Activations: round(n * clip(x, 0, 1)) / n with n = 2^b - 1; signed ones use clip(x, -1, 1) and n = 2^(b-1) - 1.
 
-    Weights: 2 * round(n * (tanh w / (2 max |tanh w|) + 1/2)) / n - 1, which has no level 0; one bit is mean|w| * sign w.
-    No parameters.
+    Weights: 2 * round(n * (tanh w / (2 max |tanh w|) + 1/2)) / n - 1, which has no level 0; one bit is mean|w| * sign
+    w. No parameters.
     """
 
     method = "dorefa"

@@ -1,4 +1,4 @@
-"""LCQ: a uniform grid seen through a learned companding curve (Yamamoto, Learnable Companding Quantization, CVPR 2021)."""
+"""LCQ: a uniform grid seen through a learned companding curve (Yamamoto, CVPR 2021)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ class LCQ(ScalarQuantizer):
     """y = sign(x) * a * g^-1(round(n * g(|x| / a)) / n), |x| / a clipped to 1; g is piecewise linear from 0 to 1.
 
     Parameters clip float32 [G], a in the formula, and theta float32 [G, K]: the softmax of theta is how much g rises in
-    each of K equal intervals. n = 2^b - 1, or 2^(b-1) - 1 for signed values, whose levels are mirrored at 0. Weights are
-    standardised before and multiplied by their deviation after (limited weight normalization).
+    each of K equal intervals. n = 2^b - 1, or 2^(b-1) - 1 for signed values, whose levels are mirrored at 0. Weights
+    are standardised before and multiplied by their deviation after (limited weight normalization).
     """
 
     method = "lcq"
 
-    def __init__(
-        self, bits: int, *, signed: bool, intervals: int = 16, clip: float | None = None, **place
-    ) -> None:
+    def __init__(self, bits: int, *, signed: bool, intervals: int = 16, clip: float | None = None, **place) -> None:
         super().__init__(bits, signed=signed, **place)
         if signed and bits == 1:
             raise ValueError("lcq has no one-bit form for signed values")

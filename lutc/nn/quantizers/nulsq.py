@@ -30,8 +30,8 @@ _LEAST_STEP = 1e-4  # of the mean step
 class NuLSQ(ScalarQuantizer):
     """The nearest of the levels that sums of positive steps make, outwards from 0, which is always one; ties to 0.
 
-    Parameter steps float32 [G, Qn + Qp]: first the steps below zero, then those above, each from zero outwards. They are
-    kept positive: after an update that took one below a ten-thousandth of the mean step, it is put back there.
+    Parameter steps float32 [G, Qn + Qp]: first the steps below zero, then those above, each from zero outwards. They
+    are kept positive: after an update that took one below a ten-thousandth of the mean step, it is put back there.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ _SAMPLE = 20_000
 
 
 class QuantizationNetwork(ScalarQuantizer):
-    """y = alpha * (Y_0 + sum_i (Y_{i+1} - Y_i) * sigmoid(T * (beta * x - b_i))); deployed, the sigmoid is a strict step.
+    """y = alpha * (Y_0 + sum_i (Y_{i+1} - Y_i) * sigmoid(T * (beta * x - b_i))); deployed with a strict step.
 
     The levels Y are given integers, the biases b stay where k-means put them; parameters alpha and beta float32 [G].
     The temperature T rises by `temperature_step` an epoch, from that value.
@@ -43,7 +43,7 @@ class QuantizationNetwork(ScalarQuantizer):
     ) -> None:
         super().__init__(bits, signed=signed, **place)
         chosen = default_level_set(bits, signed) if level_set is None else tuple(level_set)
-        if len(chosen) < 2 or any(a >= b for a, b in zip(chosen, chosen[1:], strict=False)):
+        if len(chosen) < 2 or list(chosen) != sorted(set(chosen)):
             raise ValueError(f"level_set must be two or more increasing numbers, not {level_set}")
         self.temperature_step, self.epochs, self.fit_alpha = temperature_step, epochs, fit_alpha
         self.temperature = temperature_step

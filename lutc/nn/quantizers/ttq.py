@@ -13,8 +13,8 @@ _THRESHOLD = 0.05  # of the largest magnitude
 class TernaryTTQ(ScalarQuantizer):
     """-negative, 0 or positive: weights beyond 0.05 max|w| on either side. Always 2 bits, weights only.
 
-    Parameters positive and negative float32 [G]. Their gradients are the sums over the weights of that value; a weight's
-    own is scaled by the value it has, by 1 at zero.
+    Parameters positive and negative float32 [G]. Their gradients are the sums over the weights of that value; a
+    weight's own is scaled by the value it has, by 1 at zero.
     """
 
     method = "ttq"
