@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,33 +20,42 @@ from tvm_ext.tensor_intrin import get_isa
 Geometry = Mapping[str, tuple[int, ...]]
 
 
-def compile_encode(
+def build_encode(
     x_shape: tuple[int, ...], centroids: np.ndarray, inv_scale: np.ndarray | None = None,
     score_bias: np.ndarray | None = None, *, target: Mapping, geometry: Geometry | None = None,
     table_dtype: str = "int8", **search,
-) -> Callable[[np.ndarray], np.ndarray]:  # fmt: skip
-    """A function x float32 -> codes uint8, [..., C] (dense) or [B, C, OH, OW] (conv), run on this host.
+) -> EncodeKernel:  # fmt: skip
+    """The search of a layer whose input has this shape, for any target.
 
     Parameters
     ----------
-    target : TVM target of this host.
     geometry : kernel_shape, strides, pads, dilations of a conv; None for a dense layer.
     table_dtype : of the layer's table, on which the choice of the kernel depends.
     search : encoder, encode_dtype, input_signed of the layer.
     """
     packed = _packed_encode(x_shape, [centroids, inv_scale, score_bias], target, geometry, table_dtype, search)
-    built = build(packed.mod, target)
-    machine = relax.VirtualMachine(built.executable, tvm.cpu())
+    return EncodeKernel(build(packed.mod, target).executable, packed, len(centroids), bool(geometry))
 
-    def run(x: np.ndarray) -> np.ndarray:
-        rows = np.ascontiguousarray(x, np.float32).reshape(packed.shape)
-        codes = machine["main"](tvm.runtime.tensor(rows)).numpy()
-        if packed.layout != "rowwise":
-            codes = _unpack(codes, packed.layout, packed.positions, len(centroids))  # [B, N, C]
-            codes = codes.transpose(0, 2, 1) if geometry else codes
-        return np.ascontiguousarray(codes).reshape(packed.result_shape)
 
-    return run
+@dataclass(frozen=True)
+class EncodeKernel:
+    """A compiled search. `executable` has a function "main" that takes `rows(x)`, and gives what `codes` reads."""
+
+    executable: relax.VMExecutable
+    _packed: _Packed
+    _num_codebooks: int
+    _is_conv: bool
+
+    def rows(self, x: np.ndarray) -> np.ndarray:
+        """The layer's input as the kernel takes it, float32."""
+        return np.ascontiguousarray(x, np.float32).reshape(self._packed.shape)
+
+    def codes(self, result: np.ndarray) -> np.ndarray:
+        """Codes uint8, [..., C] (dense) or [B, C, OH, OW] (conv), of the kernel's result."""
+        if self._packed.layout != "rowwise":
+            result = _unpack(result, self._packed.layout, self._packed.positions, self._num_codebooks)  # [B, N, C]
+            result = result.transpose(0, 2, 1) if self._is_conv else result
+        return np.ascontiguousarray(result).reshape(self._packed.result_shape)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ class BenchmarkReport(Report):
     """Rows: engine, model, min_us, median_us, times (median over that of the artifact), bytes; the artifact first."""
 
     details: dict[str, Any] = field(default_factory=dict)
+    alone: str = "Nothing to compare with: give the float model (--against MODEL)."
 
     kind: ClassVar[str] = "benchmark"
 
@@ -44,7 +45,7 @@ class BenchmarkReport(Report):
 
     def notes(self) -> Sequence[str]:
         if len(self.rows) == 1:
-            return ("Nothing to compare with: give the float model (--against MODEL).",)
+            return (self.alone,)
         return [_compare(row) for row in self.rows[1:]]
 
 
@@ -91,7 +92,7 @@ def benchmark(
         calls |= {name: baseline_run(name, model, inputs, threads) for name, model in models.items()}
         timings = time_in_turns(calls, repeat=repeat)
         sizes = {name: model.stat().st_size for name, model in models.items()}
-    rows = [_row("lutc", artifact.path.name, timings["lutc"], timings["lutc"], artifact.size_bytes)]
+    rows = [artifact_row(artifact, timings["lutc"])]
     rows += [_row(name, Path(float_model or "").name, timings[name], timings["lutc"], sizes[name]) for name in chosen]
     return BenchmarkReport(rows, _details(artifact, threads, cpus, repeat, chosen))
 
@@ -122,6 +123,11 @@ def _is_annotated(model: Path) -> bool:
     from lutc.importers.onnx_file import load_onnx
 
     return any(node.domain == "lutc" for node in load_onnx(model).graph.node)
+
+
+def artifact_row(artifact: Artifact, timing: Timing) -> dict[str, Any]:
+    """The first row of a report."""
+    return _row("lutc", artifact.path.name, timing, timing, artifact.size_bytes)
 
 
 def _row(engine: str, model: str, timing: Timing, ours: Timing, size: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from lutc.cli.options import (
     PATH,
     check_json_path,
     json_option,
+    remote_option,
     show_report,
     threads_option,
     verbosity_options,
@@ -46,6 +47,7 @@ _OF_MODELS = ("onnxruntime", "onnxruntime-int8")
               help="Engine to compare with; may be repeated.  [default: all; for a model the first two]")  # fmt: skip
 @click.option("--repeat", type=click.IntRange(1), default=100, metavar="N", help="Timed runs of each.  [default: 100]")
 @threads_option
+@remote_option
 @click.option("--html", type=PATH, metavar="FILE", help="Also write the report as a web page.")
 @json_option
 @verbosity_options
@@ -62,6 +64,7 @@ def bench_command(
     baselines: tuple[str, ...],
     repeat: int,
     threads: int,
+    remote: str | None,
     html: Path | None,
     json_path: str | None,
 ) -> int:
@@ -84,10 +87,14 @@ def bench_command(
         raise click.UsageError("--against needs ARTIFACT: operators bring their own float layers")
     if artifact is not None and target is not None:
         raise click.UsageError("--target is for --suite and --op: an artifact has its target")
+    if remote is not None and (artifact is None or against is not None or baselines):
+        raise click.UsageError("--remote times ARTIFACT there, and nothing else: no operators, no other engines")
     if simulate and (artifact is not None or target is None or baselines or threads > 1):
         raise click.UsageError("--simulate prices --suite or --op for a --target on one thread, without --baseline")
     _use_threads(threads)  # before anything loads TVM
-    if artifact is not None:
+    if artifact is not None and remote is not None:
+        report = _remote(artifact, remote, repeat, threads, _outputs(html, json_path))
+    elif artifact is not None:
         report = _artifact(artifact, against, baselines, repeat, threads, _outputs(html, json_path))
     else:
         chosen, check = _operators(operator, k, v, encode), _outputs(html, json_path)
@@ -138,6 +145,13 @@ def _artifact(
 
     chosen = baselines or (_OF_MODELS if against else ())
     return benchmark(artifact, baselines=chosen, float_model=against, repeat=repeat, threads=threads)
+
+
+def _remote(artifact: Path, remote: str, repeat: int, threads: int, check_outputs: Callable[[], None]) -> Report:
+    check_outputs()
+    from lutc.benchmark.remote_benchmark import benchmark_remote
+
+    return benchmark_remote(artifact, remote, repeat=repeat, threads=threads)
 
 
 def _operators(text: str | None, k: int | None, v: int | None, encode: str | None) -> list[Operator]:

@@ -43,6 +43,17 @@ def emulate_option(function: F) -> F:
     return click.option("--emulate", is_flag=True, help="Run AArch64 code under qemu.")(function)
 
 
+def remote_option(function: F) -> F:
+    text = "Run on another machine, where a TVM RPC server listens."
+    return click.option("--remote", metavar="HOST:PORT", callback=_check_remote, help=text)(function)
+
+
+def _check_remote(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and ctx.params.get("emulate"):
+        raise click.UsageError("--emulate and --remote are two places to run: give one")
+    return value
+
+
 def seed_option(function: F) -> F:
     text = "Seed of random choices.  [default: 0]"
     return click.option("--seed", type=int, default=0, metavar="N", help=text)(function)

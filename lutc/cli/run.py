@@ -15,6 +15,7 @@ from lutc.cli.options import (
     json_option,
     output_option,
     overwrite_option,
+    remote_option,
     seed_option,
     show_report,
     threads_option,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 @seed_option
 @threads_option
 @emulate_option
+@remote_option
 @json_option
 @verbosity_options
 def run_command(
@@ -43,6 +45,7 @@ def run_command(
     seed: int,
     threads: int,
     emulate: bool,
+    remote: str | None,
     json_path: str | None,
 ) -> None:
     """Run ARTIFACT on the inputs of a file, or on random ones of the right shape, and summarize its outputs."""
@@ -56,7 +59,7 @@ def run_command(
     _check_output(output, overwrite)
     check_json_path(json_path)
     inputs = load_inputs(input_path, manifest.inputs) if input_path else random_inputs(manifest.inputs, seed)
-    outputs = _run(artifact, inputs, threads, emulate)
+    outputs = _run(artifact, inputs, threads, emulate, remote)
     if output is not None:
         _save(output, outputs)
     told = str(input_path) if input_path else f"random, seed {seed}"
@@ -73,7 +76,14 @@ def _check_output(output: Path | None, overwrite: bool) -> None:
         check_writable(output, ArtifactError, overwrite=overwrite)
 
 
-def _run(artifact: Path, inputs: dict[str, np.ndarray], threads: int, emulate: bool) -> dict[str, np.ndarray]:
+def _run(
+    artifact: Path, inputs: dict[str, np.ndarray], threads: int, emulate: bool, remote: str | None
+) -> dict[str, np.ndarray]:
+    if remote is not None:
+        from lutc.runtime.remote import RemoteSession
+
+        with RemoteSession(artifact, remote, threads=threads) as session:
+            return session.run(inputs)
     if emulate:
         from lutc.runtime.emulated_session import EmulatedSession
 

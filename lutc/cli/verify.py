@@ -14,6 +14,7 @@ from lutc.cli.options import (
     emulate_option,
     input_option,
     json_option,
+    remote_option,
     seed_option,
     show_report,
     verbosity_options,
@@ -31,6 +32,7 @@ from lutc.cli.options import (
 @seed_option
 @click.option("--per-layer/--no-per-layer", default=True, help="Also compare every lookup-table layer.")
 @emulate_option
+@remote_option
 @json_option
 @verbosity_options
 def verify_command(
@@ -42,6 +44,7 @@ def verify_command(
     seed: int,
     per_layer: bool,
     emulate: bool,
+    remote: str | None,
     json_path: str | None,
 ) -> int:
     """Check that ARTIFACT computes what its model says, on the inputs of a file or on random ones.
@@ -61,14 +64,14 @@ def verify_command(
     if input_path is not None:
         check_input_file(input_path)
     check_json_path(json_path)
-    if not emulate:
+    if not emulate and remote is None:
         check_runs_here(manifest.target)
     inputs = load_inputs(input_path, manifest.inputs) if input_path else None
     from lutc.verify import verify
 
     report = verify(
         artifact, reference, inputs, codebooks=codebooks, samples=samples, seed=seed, per_layer=per_layer,
-        emulate=emulate,
+        emulate=emulate, remote=remote,
     )  # fmt: skip
     show_report(report, json_path)
     return EXIT_OK if report.passed else EXIT_CHECK_FAILED

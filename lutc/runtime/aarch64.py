@@ -25,7 +25,7 @@ from lutc.targets import parse_target
 _LOG = logging.getLogger(__name__)
 _PLATFORM = "manylinux_2_28_aarch64"
 _LIBRARIES = {"apache-tvm": "tvm/lib/libtvm_runtime.so", "apache-tvm-ffi": "tvm_ffi/lib/libtvm_ffi.so"}
-_SOURCE = Path(__file__).with_name("runner") / "main.c"
+_SOURCES = Path(__file__).with_name("runner")
 COMPILER_FIX = "pip install ziglang   (or: apt-get install -y gcc-aarch64-linux-gnu libc6-dev-arm64-cross)"
 
 
@@ -91,25 +91,35 @@ def _extract(wheel: Path, member: str, folder: Path) -> None:
 
 
 def runner() -> Path:
-    """The compiled C runner, beside its two libraries; compiles it the first time.
+    """The compiled C runner (``runner/main.c``), beside its two libraries; compiles it the first time.
 
     Raises TargetError when there is no compiler for AArch64 or the libraries cannot be had.
     """
+    return _program("runner", "main.c")
+
+
+def rpc_server() -> Path:
+    """The compiled RPC server (``runner/rpc_server.c``); see runner()."""
+    return _program("rpc-server", "rpc_server.c")
+
+
+def _program(name: str, source: str) -> Path:
     folder = runtime_libraries()
-    path = folder / f"runner-{hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:12]}"
+    texts = (_SOURCES / source).read_bytes() + (_SOURCES / "ffi.h").read_bytes()
+    path = folder / f"{name}-{hashlib.sha256(texts).hexdigest()[:12]}"
     if path.is_file():
         return path
     compiler = find_compiler()
     if compiler is None:
         raise TargetError(
-            "cannot build the AArch64 runner",
-            where=str(_SOURCE),
+            f"cannot build the AArch64 {name}",
+            where=str(_SOURCES / source),
             reason="no C compiler for AArch64: neither ziglang nor aarch64-linux-gnu-gcc is installed",
             fix=COMPILER_FIX,
         )
     with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as scratch:
-        built = Path(scratch) / "runner"
-        _compile(compiler, built, folder)
+        built = Path(scratch) / name
+        _compile(compiler, _SOURCES / source, built, folder)
         built.replace(path)
     return path
 
@@ -130,7 +140,7 @@ def ffi_headers() -> Path:
     return Path(spec.origin).with_name("include")
 
 
-def _compile(compiler: list[str], out: Path, libraries: Path) -> None:
+def _compile(compiler: list[str], source: Path, out: Path, libraries: Path) -> None:
     # the libraries' own C++ dependencies are resolved on the machine that runs them, hence --allow-shlib-undefined
     command = [
         *compiler,
@@ -139,7 +149,8 @@ def _compile(compiler: list[str], out: Path, libraries: Path) -> None:
         "-O2",
         "-s",
         f"-I{ffi_headers()}",
-        str(_SOURCE),
+        f'-DLUTC_TVM_VERSION="{version("apache-tvm")}"',
+        str(source),
         "-o",
         str(out),
     ]
@@ -148,4 +159,6 @@ def _compile(compiler: list[str], out: Path, libraries: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = "\n".join(done.stderr.strip().splitlines()[-8:]) or f"exit status {done.returncode}"
-        raise TargetError("cannot build the AArch64 runner", where=" ".join(compiler), reason=reason, fix=COMPILER_FIX)
+        raise TargetError(
+            f"cannot build the AArch64 {out.name}", where=" ".join(compiler), reason=reason, fix=COMPILER_FIX
+        )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from lutc.artifact.store import read_artifact
 from lutc.errors import InputError
 from lutc.importers.codebooks import Codebooks
 from lutc.inputs import random_inputs
-from lutc.verify.codes import MakeEncode, compare_codes, compiled_encode
+from lutc.verify.codes import MakeEncode, RunMany, compare_codes, compiled_encode
 from lutc.verify.reference_model import ReferenceModel, find_reference
 from lutc.verify.report import VerifyReport, VerifyRow
 
@@ -34,6 +35,7 @@ def verify(
     seed: int = 0,
     per_layer: bool = True,
     emulate: bool = False,
+    remote: str | None = None,
     make_encode: MakeEncode | None = None,
 ) -> VerifyReport:
     """Run an artifact and its ONNX model on the same inputs and compare.
@@ -51,8 +53,9 @@ def verify(
     inputs : {input name: array}, of the model's shape or of several such along the first axis; None makes random ones.
     codebooks : what the artifact was compiled with, where the reference is a float model.
     samples : random inputs to make, in runs of the model's batch size.
-    per_layer : also compare the codes of every table layer; not with ``emulate``.
-    emulate : run an AArch64 artifact in the emulator.
+    per_layer : also compare the codes of every table layer.
+    emulate : run an AArch64 artifact, and the kernels of its layers, in the emulator.
+    remote : "HOST:PORT" of a machine to run them on instead; see `lutc.runtime.remote`.
     make_encode : (layer, input shape) -> function from the layer's input to its codes; by default the kernel that the
         compiler makes for the artifact's target.
 
@@ -66,25 +69,19 @@ def verify(
         codebooks = Codebooks.load(codebooks)
     model = ReferenceModel(find_reference(artifact, manifest, reference), manifest, codebooks)
     feeds = _runs(manifest, inputs, samples, seed)
-    got = _run_artifact(artifact, feeds, emulate)
-    expected = [model.run(feed) for feed in feeds]
-    moved = [run for feed in feeds for run in model.run_nudged(feed)]
-    rows = [_compare_output(spec.name, got, expected, moved) for spec in manifest.outputs]
+    with _place(artifact, emulate, remote) as (run_all, run_libraries):
+        got = run_all(feeds)
+        expected = [model.run(feed) for feed in feeds]
+        moved = [run for feed in feeds for run in model.run_nudged(feed)]
+        rows = [_compare_output(spec.name, got, expected, moved) for spec in manifest.outputs]
+        if per_layer:
+            make = make_encode or compiled_encode(manifest.target, run_libraries)
+            for name, tensor in model.layer_inputs.items():
+                rows.append(compare_codes(model.layers[name], [run[tensor] for run in expected], make))
     remarks = []
     if model.sha256 != manifest.source.sha256:
         remarks.append("The reference is not the file that the artifact was compiled from.")
-    if per_layer and emulate:
-        remarks.append("Codes were not compared layer by layer: the kernels of this target do not run on this machine.")
-    elif per_layer:
-        make = make_encode or compiled_encode(_target(manifest))
-        for name, tensor in model.layer_inputs.items():
-            rows.append(compare_codes(model.layers[name], [run[tensor] for run in expected], make))
     return VerifyReport(rows, str(artifact), model.path, len(feeds), remarks)
-
-
-def _target(manifest: Manifest) -> Mapping[str, Any]:
-    info = manifest.target
-    return {"kind": "llvm", "mtriple": info.triple, "mcpu": info.cpu, "mattr": list(info.attrs)}
 
 
 def _runs(manifest: Manifest, inputs: Mapping[str, np.ndarray] | None, samples: int, seed: int) -> list[Feeds]:
@@ -120,15 +117,27 @@ def _cut(inputs: Mapping[str, np.ndarray], name: str, shape: Sequence[int]) -> l
     return np.split(array, len(array) // shape[0]) if len(array) else [array]
 
 
-def _run_artifact(artifact: str | os.PathLike[str], feeds: Sequence[Feeds], emulate: bool) -> list[Feeds]:
-    if emulate:
+@contextlib.contextmanager
+def _place(
+    artifact: str | os.PathLike[str], emulate: bool, remote: str | None
+) -> Iterator[tuple[Callable[[Sequence[Feeds]], list[Feeds]], RunMany | None]]:
+    """Where things run: what runs the artifact, and what runs single libraries (None for this process)."""
+    if remote is not None:
+        from lutc.runtime.remote import RemoteSession
+
+        with RemoteSession(artifact, remote) as session:
+            yield session.run_many, session.device.run_many
+    elif emulate:
+        from lutc.runtime import emulator
         from lutc.runtime.emulated_session import EmulatedSession
 
-        return EmulatedSession(artifact).run_many(feeds)
-    from lutc.runtime.session import load
+        emulated = EmulatedSession(artifact)
+        yield emulated.run_many, functools.partial(emulator.run_many, cpu=emulated.cpu)
+    else:
+        from lutc.runtime.session import load
 
-    session = load(artifact)
-    return [session.run(feed) for feed in feeds]
+        here = load(artifact)
+        yield (lambda feeds: [here.run(feed) for feed in feeds]), None
 
 
 def _compare_output(name: str, got: Sequence[Feeds], expected: Sequence[Feeds], moved: Sequence[Feeds]) -> VerifyRow:

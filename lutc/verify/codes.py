@@ -2,48 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lutc import reference
+from lutc.artifact.manifest import TargetInfo
 from lutc.importers.lut_layer import LUTLayer
+from lutc.linker import find_linker
 from lutc.verify.report import VerifyRow
 
+if TYPE_CHECKING:
+    from tvm_ext.encoder import EncodeKernel
+
 NEAR_TIE = 1e-5
-Encode = Callable[[np.ndarray], np.ndarray]
+Encode = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 MakeEncode = Callable[[LUTLayer, tuple[int, ...]], Encode]
+RunMany = Callable[[Sequence[tuple[Path, Sequence[np.ndarray]]]], list[list[np.ndarray]]]
+"""(library, inputs of its "main") pairs -> the results of each, as `lutc.runtime.emulator.run_many`."""
 
 
-def compiled_encode(target: Mapping[str, Any]) -> MakeEncode:
-    """(layer, input shape) -> the encode kernel that the compiler makes for a TVM target of this host."""
+def compiled_encode(target: TargetInfo, run_many: RunMany | None = None) -> MakeEncode:
+    """(layer, input shape) -> the encode kernel that the compiler makes for a target: inputs -> codes of each.
+
+    run_many : runs libraries of that target elsewhere; None runs the kernel in this process.
+    """
 
     def make(layer: LUTLayer, shape: tuple[int, ...]) -> Encode:
-        from tvm_ext.encoder import compile_encode
+        kernel = _kernel(layer, shape, target)
 
-        table = layer.constants["table"]
-        assert table is not None
-        return compile_encode(
-            shape,
-            *(layer.constants[name] for name in ("centroids", "inv_scale", "score_bias")),
-            target=target,
-            geometry=layer.geometry or None,
-            table_dtype=table.dtype.name,
-            encoder=layer.encoder,
-            encode_dtype=layer.encode_dtype,
-            input_signed=layer.input_signed,
-        )
+        def encode(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+            rows = [kernel.rows(x) for x in inputs]
+            results = _run_here(kernel, rows) if run_many is None else _run_there(kernel, rows, target, run_many)
+            return [kernel.codes(result) for result in results]
+
+        return encode
 
     return make
 
 
+def _kernel(layer: LUTLayer, shape: tuple[int, ...], target: TargetInfo) -> EncodeKernel:
+    from tvm_ext.encoder import build_encode
+
+    table = layer.constants["table"]
+    assert table is not None
+    return build_encode(
+        shape,
+        *(layer.constants[name] for name in ("centroids", "inv_scale", "score_bias")),
+        target={"kind": "llvm", "mtriple": target.triple, "mcpu": target.cpu, "mattr": list(target.attrs)},
+        geometry=layer.geometry or None,
+        table_dtype=table.dtype.name,
+        encoder=layer.encoder,
+        encode_dtype=layer.encode_dtype,
+        input_signed=layer.input_signed,
+    )
+
+
+def _run_here(kernel: EncodeKernel, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    import tvm
+    from tvm import relax
+
+    main = relax.VirtualMachine(kernel.executable, tvm.cpu())["main"]
+    return [main(tvm.runtime.tensor(x)).numpy() for x in inputs]
+
+
+def _run_there(
+    kernel: EncodeKernel, inputs: Sequence[np.ndarray], target: TargetInfo, run_many: RunMany
+) -> list[np.ndarray]:
+    with tempfile.TemporaryDirectory(prefix="lutc-verify-") as scratch:
+        library = Path(scratch) / "encode.so"
+        kernel.executable.export_library(str(library), fcompile=find_linker(target).fcompile())
+        return [results[0] for results in run_many([(library, [x]) for x in inputs])]
+
+
 def compare_codes(layer: LUTLayer, inputs: Sequence[np.ndarray], make: MakeEncode) -> VerifyRow:
     """Every code of every input; a float search may differ where two centroids are equally near up to rounding."""
-    encode = make(layer, inputs[0].shape)
     compared = flips = near_ties = 0
-    for x in inputs:
-        got = encode(x)
+    for x, got in zip(inputs, make(layer, inputs[0].shape)(inputs), strict=True):
         if layer.geometry:
             got = got.transpose(0, 2, 3, 1)
         expected = reference.codes(layer, x)

@@ -36,7 +36,16 @@ def test_options_mean_the_same_everywhere() -> None:
     for verb in VERBS:
         for parameter in lutc.get_command(None, verb).params:  # type: ignore[arg-type, union-attr]
             for name in parameter.opts:
-                if name in ("--overwrite", "--threads", "--json", "--verbose", "--quiet", "--seed", "--emulate"):
+                if name in (
+                    "--overwrite",
+                    "--threads",
+                    "--json",
+                    "--verbose",
+                    "--quiet",
+                    "--seed",
+                    "--emulate",
+                    "--remote",
+                ):
                     meanings.setdefault(name, set()).add((parameter.help, str(parameter.default)))
     meanings.pop("--emulate")  # demo decides by itself
     assert meanings and all(len(said) == 1 for said in meanings.values()), meanings
@@ -72,6 +81,8 @@ def test_version(capsys) -> None:
         ("bench-model-of-operators", ["bench", "--suite", "operators", "--against", "model.onnx"]),
         ("bench-target-of-artifact", ["bench", "net.lutc", "--target", "x86-64-v2"]),
         ("bench-simulate-here", ["bench", "--suite", "operators", "--simulate"]),
+        ("bench-remote-operators", ["bench", "--suite", "operators", "--remote", "board:9090"]),
+        ("run-two-places", ["run", "net.lutc", "--emulate", "--remote", "board:9090"]),
         ("bench-other-suite", ["bench", "--suite", "models"]),
         ("calibrate-without-data", ["calibrate", "model.onnx"]),
     ],

@@ -198,7 +198,8 @@ def test_verify_exit_status(capsys, api, passed: bool) -> None:
     assert shown.status == (0 if passed else 1) and "max error" in shown.out
     (((path, reference, inputs), kwargs),) = calls
     assert (path, reference, list(inputs)) == (Path("net.lutc"), Path("model.onnx"), ["x"])
-    assert kwargs == {"codebooks": None, "samples": 3, "seed": 4, "per_layer": False, "emulate": False}
+    places = {"emulate": False, "remote": None}
+    assert kwargs == {"codebooks": None, "samples": 3, "seed": 4, "per_layer": False, **places}
 
 
 def test_verify_refuses_a_foreign_artifact_early(capsys, api) -> None:
