@@ -24,7 +24,7 @@ QEMU_FIX = "apt-get install -y qemu-user-static"
 SYSROOT_FIX = "apt-get install -y libc6-arm64-cross libstdc++6-arm64-cross"
 _SYSROOTS = ("/usr/aarch64-linux-gnu", "/usr/aarch64-linux-gnu/sys-root", "/usr/aarch64-unknown-linux-gnu", "/")
 _ARMV8_FLAGS = {"fp", "asimd", "aes", "pmull", "sha1", "sha2", "crc32", "cpuid"}  # a Cortex-A72
-_LIB_FOLDERS = ("lib", "lib64", "usr/lib", "usr/lib64", "lib/aarch64-linux-gnu", "usr/lib/aarch64-linux-gnu")
+LIB_FOLDERS = ("lib", "lib64", "usr/lib", "usr/lib64", "lib/aarch64-linux-gnu", "usr/lib/aarch64-linux-gnu")
 
 
 def cpu_for(requires: Iterable[str]) -> str:
@@ -35,17 +35,17 @@ def cpu_for(requires: Iterable[str]) -> str:
 def availability() -> tuple[bool, str]:
     """Whether AArch64 code can run here, and with what, or why not. Starts and downloads nothing."""
     try:
-        qemu, sysroot = _qemu(), _sysroot()
+        qemu, root = _qemu(), sysroot()
     except TargetError as error:
         return False, f"{error.reason} ({error.fix})"
     if aarch64.find_compiler() is None:
         return False, f"no C compiler for AArch64 to build the runner with ({aarch64.COMPILER_FIX})"
-    return True, f"{qemu}, C library in {sysroot}"
+    return True, f"{qemu}, C library in {root}"
 
 
 def command(cpu: str = "max") -> list[str]:
     """The words before an AArch64 program and its arguments. Raises TargetError when something is missing."""
-    return [_qemu(), "-cpu", cpu, "-L", str(_sysroot())]
+    return [_qemu(), "-cpu", cpu, "-L", str(sysroot())]
 
 
 def run(
@@ -79,9 +79,9 @@ def run_many(
     with tempfile.TemporaryDirectory(prefix="lutc-emulate-") as scratch:
         batch, responses = _write_batch(runs, Path(scratch))
         stderr, status = _execute([*runner, "--batch", str(batch)], timeout)
-        missing = [library for (library, _), path in zip(runs, responses, strict=True) if not path.is_file()]
-        if status or missing:
-            raise _run_error(missing, stderr, status)
+        failed = [library for (library, _), path in zip(runs, responses, strict=True) if not path.is_file()]
+        if status or failed:
+            raise _run_error(failed, stderr, status)
         return [read_tensors(path) for path in responses]
 
 
@@ -108,11 +108,11 @@ def _execute(command: list[str], timeout: float) -> tuple[str, int]:
     return done.stderr, done.returncode
 
 
-def _run_error(missing: Sequence[str | Path], stderr: str, status: int) -> VerifyError:
+def _run_error(failed: Sequence[str | Path], stderr: str, status: int) -> VerifyError:
     reason = "\n".join(stderr.strip().splitlines()[:12]) or f"the runner ended with status {status}"
     return VerifyError(
         "an emulated run failed",
-        where=str(missing[0]) if missing else "the AArch64 runner",
+        where=str(failed[0]) if failed else "the AArch64 runner",
         reason=reason,
         fix="check that the inputs fit the model, and that it was compiled for a CPU that qemu can play",
     )
@@ -123,19 +123,20 @@ def _qemu() -> str:
         found = shutil.which(name)
         if found:
             return found
-    raise _missing("qemu-aarch64 is not on PATH", QEMU_FIX)
+    raise missing("qemu-aarch64 is not on PATH", QEMU_FIX)
 
 
-def _sysroot() -> Path:
+def sysroot() -> Path:
     """A folder with the loader, libc and libstdc++ of AArch64 Linux; $LUTC_AARCH64_SYSROOT names another one."""
     chosen = os.environ.get("LUTC_AARCH64_SYSROOT")
     for root in (Path(chosen),) if chosen else map(Path, _SYSROOTS):
         has_loader = (root / "lib" / "ld-linux-aarch64.so.1").exists()
-        if has_loader and any((root / folder / "libstdc++.so.6").exists() for folder in _LIB_FOLDERS):
+        if has_loader and any((root / folder / "libstdc++.so.6").exists() for folder in LIB_FOLDERS):
             return root
     looked = chosen or ", ".join(_SYSROOTS)
-    raise _missing(f"no AArch64 C and C++ library (ld-linux-aarch64.so.1, libstdc++.so.6) in {looked}", SYSROOT_FIX)
+    raise missing(f"no AArch64 C and C++ library (ld-linux-aarch64.so.1, libstdc++.so.6) in {looked}", SYSROOT_FIX)
 
 
-def _missing(reason: str, fix: str) -> TargetError:
+def missing(reason: str, fix: str) -> TargetError:
+    """The error of a machine that lacks something."""
     return TargetError("cannot run AArch64 code here", where="the emulator (qemu user mode)", reason=reason, fix=fix)

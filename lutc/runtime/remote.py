@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lutc.artifact.manifest import Manifest, TargetInfo, TensorSpec
 
 _CONNECT, _GREET = 5.0, 20.0
-_START = "start a server there, see docs/arm.md:  rpc-server --host 0.0.0.0 --port 9090"
+_START = "start a server there, see docs/arm.md:  sh rpc-server.sh --host 0.0.0.0 --port 9090"
 _BIG_CORES = 1  # TVM's affinity mode
 _MACHINES = {"arm64": "aarch64", "AMD64": "x86_64"}
 

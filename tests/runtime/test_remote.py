@@ -20,8 +20,9 @@ pytest.importorskip("torch")  # lutc.export, which has the ONNX functions, impor
 
 from lutc.cli.main import main
 from lutc.compiler import compile
-from lutc.errors import InputError, LutcError, TargetError, VerifyError
+from lutc.errors import ArtifactError, InputError, LutcError, TargetError, VerifyError
 from lutc.runtime import aarch64, emulator, remote
+from lutc.runtime.device_files import collect
 from lutc.runtime.remote import RemoteDevice, RemoteSession, parse_address
 from lutc.runtime.session import load
 from lutc.verify.annotate import _add_functions
@@ -212,6 +213,27 @@ def test_malformed_addresses(text: str) -> None:
 def test_addresses() -> None:
     assert parse_address("board.local:9090") == ("board.local", 9090)
     assert parse_address("[::1]:80") == ("::1", 80)
+
+
+def test_the_device_files_are_complete(artifacts: Path, tmp_path: Path) -> None:
+    """The server runs from them alone, as its script starts it: qemu is given no other AArch64 libraries."""
+    reason = why_not_emulated()
+    if reason:
+        pytest.skip(reason)
+    out = collect(tmp_path / "device")
+    (line,) = [line for line in (out / "rpc-server.sh").read_text().splitlines() if line.startswith("exec ")]
+    words = [word.replace("$here", str(out)).strip('"') for word in line.split()[1:-1]]
+    command = [*emulator.command("cortex-a76")[:3], *words, "--port", "0"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            with RemoteSession(artifacts / "arm.lutc", process.stdout.readline().split()[-1]) as session:
+                assert np.isfinite(session.run(X)["y"]).all()
+        finally:
+            process.terminate()
+    with pytest.raises(ArtifactError, match="device files"):
+        collect(out)
 
 
 def test_every_error_is_ours() -> None:
