@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lutc.config import LUTConfig, ScalarConfig
+from lutc.nn import _library  # noqa: F401  (registers torch.ops.lutc)
 from lutc.nn.conv2d import LUTConv2d
 from lutc.nn.levels import Levels, extract_levels
 from lutc.nn.linear import LUTLinear

@@ -54,7 +54,7 @@ def lookup_accumulate(
     dtype = torch.float32 if small else torch.float64
     values = table.to(dtype) if mult is None else table.to(dtype) * mult.to(dtype)[:, None, None]
     one_hot = torch.nn.functional.one_hot(codes.T, num_centroids).to(dtype)
-    total = one_hot.reshape(codes.shape[1], -1) @ values.reshape(-1, outputs)
+    total = one_hot.flatten(1) @ values.reshape(-1, outputs)
     y = total.to(torch.float32) * table_scale
     return y if bias is None else y + bias
 

@@ -18,14 +18,19 @@ ROWS_PER_CENTROID = 256  # as many as k-means libraries use; more does not move 
 TEMPERATURE_FRACTION = 0.3  # initial temperature as a part of the mean distance between inputs and their centroids
 
 
-class _Record:
+class Record:
+    """What calibration keeps of one layer's inputs: a sample of the rows, and the range of all."""
+
     def __init__(self, layer: LUTLayer, seed: int) -> None:
         self.layer = layer
         self.sample = Reservoir(ROWS_PER_CENTROID * layer.config.num_centroids, seed)
         self.range = InputRange()
 
     def hook(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        rows = self.layer.input_rows(inputs[0])
+        self.add(inputs[0])
+
+    def add(self, x: Tensor) -> None:
+        rows = self.layer.input_rows(x)
         self.sample.add(rows)
         self.range.add(rows)
 
@@ -38,7 +43,7 @@ def calibrate_layers(model: nn.Module, twins: Mapping[str, LUTLayer], batches: I
     ------
     LutcError : a layer was never reached, or saw values that are not finite.
     """
-    records = {name: _Record(layer, seed + index) for index, (name, layer) in enumerate(twins.items())}
+    records = {name: Record(layer, seed + index) for index, (name, layer) in enumerate(twins.items())}
     hooks = [model.get_submodule(name).register_forward_pre_hook(record.hook) for name, record in records.items()]
     try:
         with eval_mode(model):
@@ -56,10 +61,11 @@ def calibrate_layers(model: nn.Module, twins: Mapping[str, LUTLayer], batches: I
             fix="pass batches that use these layers, or keep them float with filter_fn",
         )
     for index, (name, record) in enumerate(records.items()):
-        _initialise(name, record, seed + index)
+        initialise(name, record, seed + index)
 
 
-def _initialise(name: str, record: _Record, seed: int) -> None:
+def initialise(name: str, record: Record, seed: int) -> None:
+    """Input range, centroids and temperature of a layer from what was recorded."""
     layer = record.layer
     rows, low, high = record.sample.rows, record.range.low, record.range.high
     assert rows is not None and low is not None and high is not None

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from lutc.config import LUTConfig
 from lutc.errors import LutcError
+from lutc.nn.columns import ConvColumns
 from lutc.nn.layer import LUTLayer
-from lutc.nn.patches import conv_output_size, extract_patches
+from lutc.nn.patches import extract_patches
 
 _Size = int | tuple[int, int]
 
@@ -69,15 +70,21 @@ class LUTConv2d(LUTLayer):
         self.kernel_size, self.stride, self.dilation = kernel, tuple(module.stride), tuple(module.dilation)
         self.pads = _pads(module)
 
+    def columns(self) -> ConvColumns:
+        shape = (self.num_codebooks, self.subvector_len)
+        return ConvColumns(*shape, self.kernel_size, self.stride, self.pads, self.dilation)
+
     def input_rows(self, x: Tensor) -> Tensor:
         return extract_patches(x, self.kernel_size, self.stride, self.pads, self.dilation)[0]
 
+    def output_rows(self, y: Tensor) -> Tensor:
+        return y.permute(0, 2, 3, 1).reshape(-1, self.out_channels)
+
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
+        if not self.training and not self.integer_lookup:
             return torch.ops.lutc.lut_conv2d(x, **self.constants(), **self.attributes())
-        size = conv_output_size(x.shape[2:], self.kernel_size, self.stride, self.pads, self.dilation)
-        y = self.soft_rows(x).reshape(x.shape[0], *size, self.out_channels)
-        return y.permute(0, 3, 1, 2).contiguous()
+        y = self.soft_forward(x) if self.training else self.hard_forward(x)
+        return y if self.bias is None else y + self.bias[:, None, None]
 
     def attributes(self) -> dict[str, object]:
         """The attributes of the op, as torch.ops.lutc.lut_conv2d takes them."""

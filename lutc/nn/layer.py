@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from lutc.config import LUTConfig
 from lutc.nn.codebook import float_table, integer_codebook, inverse_scale, quantize_table, table_scale
-from lutc.nn.patches import split_subvectors
-from lutc.nn.soft_pq import Search, fake_quantized, soft_lookup
+from lutc.nn.columns import Columns
+from lutc.nn.lookup import hard_lookup, soft_lookup
+from lutc.nn.soft_pq import ClosestCentroid
 
 INITIAL_TEMPERATURE = 0.065
 _DEFAULT_RANGE = 4.0  # inputs expected within +-4 until `set_input_range` is told better
@@ -19,7 +20,8 @@ _DEFAULT_RANGE = 4.0  # inputs expected within +-4 until `set_input_range` is to
 class LUTLayer(nn.Module):
     """Base class.
 
-    Parameters: centroids float32 [C, K, V], weight as in the float twin, bias [M] or None, log_temperature [].
+    Parameters: centroids float32 [C, K, V], weight as in the float twin, bias [M] or None, log_temperature []. After
+    `free_table` there is a table float32 [C, K, M] in place of the weight, trained directly.
     Buffers, with encode_dtype="int8" only: inv_scale float32 [C] and input_signed bool [].
     In train() the forward is soft-PQ; in eval() it is exactly what `export_model` writes.
     """
@@ -29,6 +31,7 @@ class LUTLayer(nn.Module):
         self.config = config
         self.weight = weight
         self.register_parameter("bias", bias)
+        self.register_parameter("table", None)
         options = {"device": weight.device, "dtype": weight.dtype}
         num_codebooks = -(-weight[0].numel() // subvector_len)
         self.centroids = nn.Parameter(torch.randn(num_codebooks, config.num_centroids, subvector_len, **options))
@@ -46,34 +49,79 @@ class LUTLayer(nn.Module):
     def subvector_len(self) -> int:
         return self.centroids.shape[2]
 
+    def columns(self) -> Columns:
+        """How inputs become columns and columns outputs."""
+        raise NotImplementedError
+
     def input_rows(self, x: Tensor) -> Tensor:
         """x -> rows [N, D] that are split into subvectors."""
         raise NotImplementedError
 
-    def soft_rows(self, x: Tensor) -> Tensor:
-        """Training forward on the rows of x: [N, M], bias included."""
-        rows = self.input_rows(x)
-        table = float_table(self.centroids, self.weight)
-        if self.config.table_dtype == "int8":
-            table = fake_quantized(table)
-        search = Search(self.inv_scale if self.config.encode_dtype == "int8" else None, self.signed)
-        subvectors = split_subvectors(rows, self.num_codebooks, self.subvector_len)
-        y = soft_lookup(subvectors, self.centroids, table, self.log_temperature.exp(), search)
-        return y if self.bias is None else y + self.bias
+    def column_input(self, x: Tensor) -> Tensor:
+        """x as `columns` takes it."""
+        return x
+
+    def output_rows(self, y: Tensor) -> Tensor:
+        """An output of the layer -> rows [N, M], in the order of the input's rows."""
+        raise NotImplementedError
+
+    def search(self) -> ClosestCentroid:
+        """The search with the present centroids, as training and the compiled layer do it."""
+        inv_scale = self.inv_scale if self.config.encode_dtype == "int8" else None
+        return ClosestCentroid(self.centroids, self.log_temperature, inv_scale, self.signed)
+
+    def float_table(self) -> Tensor:
+        """The table [C, K, M]: centroid . weight products, or the free one."""
+        return float_table(self.centroids, self.dense_weight()) if self.table is None else self.table
+
+    def dense_weight(self) -> Tensor:
+        """The weight [M, D] that multiplies the rows."""
+        assert self.weight is not None, "a free table has no weight"
+        return self.weight.flatten(1)
+
+    @torch.no_grad()
+    def free_table(self, table: Tensor | None = None) -> None:
+        """Give up the weight: from now on the table [C, K, M] (by default the present one) is itself the parameter."""
+        found = self.float_table() if table is None else table
+        self.weight = None
+        self.table = nn.Parameter(found.detach().to(self.centroids).clone().contiguous())
+
+    def soft_forward(self, x: Tensor) -> Tensor:
+        """Training forward of x as `columns` takes it, without bias."""
+        values, scale = self.read_table()
+        return soft_lookup(x, self.float_table(), values, scale, self.columns(), self.search())
+
+    @property
+    def integer_lookup(self) -> bool:
+        """Whether inference sums integers, so that any order of the sum gives the same bits."""
+        return self.config.encode_dtype == "int8" and self.config.table_dtype == "int8"
+
+    def hard_forward(self, x: Tensor) -> Tensor:
+        """Inference on x as `columns` takes it, without bias; the bits of the op where `integer_lookup` holds."""
+        return hard_lookup(x, *self.read_table(), self.columns(), self.search())
+
+    @torch.no_grad()
+    def read_table(self) -> tuple[Tensor, Tensor | None]:
+        """What inference reads: integers and their scale [M], or the float table and None."""
+        if self.table is None:
+            exact = float_table(self.centroids.double(), self.dense_weight().double())
+        else:
+            exact = self.table.double()
+        if self.config.table_dtype == "float32":
+            return exact.to(self.centroids.dtype), None
+        scale = table_scale(exact)
+        return quantize_table(exact, scale).to(self.centroids.dtype), scale
 
     @torch.no_grad()
     def constants(self) -> dict[str, Tensor | None]:
         """The tensors of inference under their ONNX names; see docs/ops."""
-        exact = float_table(self.centroids.double(), self.weight.double())
         centroids, inv_scale, score_bias = self.centroids.detach().clone(), None, None
         if self.config.encode_dtype == "int8":
             inv_scale = self.inv_scale.clone()
             centroids, score_bias, _ = integer_codebook(self.centroids, inv_scale)
-        if self.config.table_dtype == "int8":
-            scale = table_scale(exact)
-            table = quantize_table(exact, scale).to(torch.int8)
-        else:
-            scale, table = torch.ones_like(exact[0, 0], dtype=torch.float32), exact.float()
+        table, scale = self.read_table()
+        table = table.float() if scale is None else table.to(torch.int8)
+        scale = torch.ones_like(table[0, 0], dtype=torch.float32) if scale is None else scale
         bias = None if self.bias is None else self.bias.detach().clone()
         return {
             "centroids": centroids,
@@ -111,7 +159,10 @@ class LUTLayer(nn.Module):
             f"encode={config.encode_dtype}, table={config.table_dtype}"
         )
 
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        table = state_dict.get(prefix + "table")
+        if table is not None and self.table is None:
+            self.free_table(table)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if self.config.encode_dtype == "int8":
             self.signed = bool(self.input_signed)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lutc.config import LUTConfig
+from lutc.nn.columns import RowColumns
 from lutc.nn.layer import LUTLayer
 
 
@@ -40,13 +41,24 @@ class LUTLinear(LUTLayer):
         super().__init__(module.weight, module.bias, config, config.subvector_len_for(None))
         self.in_features, self.out_features = module.in_features, module.out_features
 
+    def columns(self) -> RowColumns:
+        return RowColumns(self.num_codebooks, self.subvector_len)
+
     def input_rows(self, x: Tensor) -> Tensor:
+        return self.column_input(x)
+
+    def column_input(self, x: Tensor) -> Tensor:
         return x.reshape(-1, self.in_features)
 
+    def output_rows(self, y: Tensor) -> Tensor:
+        return y.reshape(-1, self.out_features)
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            return self.soft_rows(x).reshape(*x.shape[:-1], self.out_features)
-        return torch.ops.lutc.lut_dense(x, **self.constants(), **self.attributes())
+        if not self.training and not self.integer_lookup:
+            return torch.ops.lutc.lut_dense(x, **self.constants(), **self.attributes())
+        lookup = self.soft_forward if self.training else self.hard_forward
+        y = lookup(self.column_input(x)).reshape(*x.shape[:-1], self.out_features)
+        return y if self.bias is None else y + self.bias
 
     def attributes(self) -> dict[str, object]:
         """The attributes of the op, as torch.ops.lutc.lut_dense takes them."""

@@ -1,4 +1,4 @@
-"""Optimizer groups: centroids and temperatures learn at their own rates."""
+"""Optimizer groups: centroids, temperatures and free tables learn at their own rates."""
 
 from __future__ import annotations
 
@@ -8,15 +8,28 @@ from lutc.nn.layer import LUTLayer
 
 
 def param_groups(
-    model: nn.Module, lr: float, centroid_lr: float, temperature_lr: float, *, weight_decay: float = 0.0
+    model: nn.Module,
+    lr: float,
+    centroid_lr: float,
+    temperature_lr: float,
+    *,
+    table_lr: float | None = None,
+    weight_decay: float = 0.0,
 ) -> list[dict[str, object]]:
-    """Groups for any torch optimizer. Only the ordinary parameters decay; frozen parameters are left out."""
+    """Groups for any torch optimizer: ordinary parameters, centroids, temperatures, and free tables where there are.
+
+    Only the ordinary parameters decay; frozen parameters are left out. table_lr None means centroid_lr. LUT-NN's own
+    rates with Adam: 1e-3 for all but the temperatures, 1e-1 for those.
+    """
     layers = [module for module in model.modules() if isinstance(module, LUTLayer)]
     centroids = [layer.centroids for layer in layers]
     temperatures = [layer.log_temperature for layer in layers]
-    special = {id(parameter) for parameter in centroids + temperatures}
+    tables = [layer.table for layer in layers if layer.table is not None]
+    special = {id(parameter) for parameter in centroids + temperatures + tables}
     others = [parameter for parameter in model.parameters() if id(parameter) not in special]
-    groups = ((others, lr, weight_decay), (centroids, centroid_lr, 0.0), (temperatures, temperature_lr, 0.0))
+    groups = [(others, lr, weight_decay), (centroids, centroid_lr, 0.0), (temperatures, temperature_lr, 0.0)]
+    if tables:
+        groups.append((tables, centroid_lr if table_lr is None else table_lr, 0.0))
     return [
         {"params": [p for p in parameters if p.requires_grad], "lr": rate, "weight_decay": decay}
         for parameters, rate, decay in groups

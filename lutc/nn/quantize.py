@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,15 +83,36 @@ def _prepare(
     calibration: Iterable[object] | None,
     seed: int,
 ) -> list[QuantizeRow]:
-    names = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
-    _check_patterns(config, names)
+    chosen = chosen_settings(model, config)
     batches = None if calibration is None else list(calibration)
-    chosen = {name: _config_for(config, name, name in (names[0], names[-1])) for name in names}
     unsure = [name for name, c in chosen.items() if isinstance(c, ScalarConfig) and c.input_signed is None]
     negative = negative_inputs(model, unsure, batches or ())
+    rows, tables, quantized = plan(model, chosen, filter_fn, negative)
+    if batches is not None and tables:
+        calibrate_layers(model, tables, batches, seed)
+    if batches is not None:
+        calibrate_quantizers(model, quantized, batches)
+    swap(model, {model.get_submodule(name): twin for name, twin in (tables | quantized).items()})
+    return rows
+
+
+def chosen_settings(model: nn.Module, config: Config) -> dict[str, LayerConfig | None]:
+    """The settings of every dense and convolution layer, None for those that stay float."""
+    names = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    _check_patterns(config, names)
+    return {name: _config_for(config, name, name in (names[0], names[-1])) for name in names}
+
+
+def plan(
+    model: nn.Module,
+    chosen: Mapping[str, LayerConfig | None],
+    filter_fn: Callable[[nn.Module, str], bool] | None,
+    negative: Collection[str] = (),
+) -> tuple[list[QuantizeRow], dict[str, LUTLayer], dict[str, QuantizedLayer]]:
+    """What becomes of each layer, and the twins, tables and scalar, of those that change; the model stays as it is."""
     rows, tables, quantized = [], {}, {}
-    for name in names:
-        module, settings = model.get_submodule(name), chosen[name]
+    for name, settings in chosen.items():
+        module = model.get_submodule(name)
         reason = _keep_float(module, name, settings, filter_fn)
         if reason is not None:
             rows.append(QuantizeRow(name, "float", reason))
@@ -104,15 +125,9 @@ def _prepare(
             assert settings is not None
             tables[name] = _twin(module, settings)
             rows.append(QuantizeRow(name, "lut", tables[name].lut_repr()))
-    twins = tables | quantized
-    if not twins:
+    if not tables and not quantized:
         raise _nothing_to_do("no dense or convolution layer is eligible", rows)
-    if batches is not None and tables:
-        calibrate_layers(model, tables, batches, seed)
-    if batches is not None:
-        calibrate_quantizers(model, quantized, batches)
-    _swap(model, {model.get_submodule(name): twin for name, twin in twins.items()})
-    return rows
+    return rows, tables, quantized
 
 
 def _convert(model: nn.Module) -> list[QuantizeRow]:
@@ -133,7 +148,7 @@ def _convert(model: nn.Module) -> list[QuantizeRow]:
             rows.append(QuantizeRow(name, "float", "not prepared"))
     if not frozen:
         raise _nothing_to_do("the model holds no layer in its training form", rows)
-    _swap(model, frozen)
+    swap(model, frozen)
     return rows
 
 
@@ -203,7 +218,7 @@ def _nothing_to_do(reason: str, rows: list[QuantizeRow]) -> LutcError:
     )
 
 
-def _swap(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+def swap(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
     """Replace modules under every name they have, so a layer used twice stays one layer."""
     for parent in list(model.modules()):
         for key, child in parent._modules.items():

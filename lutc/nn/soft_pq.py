@@ -1,93 +1,144 @@
-"""Soft product quantization: hard codes forward, softmax over distances backward (LUT-NN, MobiCom 2023, section 3)."""
+"""Soft product quantization: hard codes forward, softmax over distances backward (LUT-NN, MobiCom 2023, section 3).
+
+Nothing is kept for the backward but the input: codes, distances and the softmax are computed again, piece by piece,
+which costs one matrix product more and saves the memory of all [positions, C, K] arrays.
+"""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lutc.nn._library import closest, quantize_input
-from lutc.nn.codebook import integer_codebook, quantize_table, table_scale
+from lutc.nn.codebook import integer_codebook
+from lutc.nn.columns import Columns, Workspace
 
 _DISTANCE_FLOOR = 1e-12  # keeps the derivative of the square root finite where an input sits on its centroid
+_EXACT_IN_FLOAT32 = 2**24
 
 
-@dataclass
-class Search:
-    """What the encoder of a layer sees: its scales for int8, nothing for float32."""
+class ClosestCentroid:
+    """The search of encoder "l2": codes, and the softmax over un-squared distances that stands for them backward.
 
-    inv_scale: Tensor | None
-    input_signed: bool
-
-
-def soft_lookup(subvectors: Tensor, centroids: Tensor, table: Tensor, temperature: Tensor, search: Search) -> Tensor:
-    """Training forward of a layer, without bias.
-
-    subvectors [C, N, V], centroids [C, K, V], float table [C, K, M], temperature [] -> [N, M]. The value is that of the
-    compiled layer except for the table's dtype, which the caller decides with `fake_quantized`; the gradient is that
-    of softmax(-|x-P| / temperature) times the float table: the distance is not squared, as in the reference.
+    centroids [C, K, V] and log_temperature [] are those of the layer; inv_scale [C] with encode_dtype="int8", else
+    None. Gradients come in the order of `parameters`. Columns are [B, C, V, L]; with encode_dtype="int8" all
+    arithmetic on them is done in integers held in float, and the scales are in the factors.
     """
-    if search.inv_scale is None:
-        inputs, targets = subvectors, centroids
-        distance = _distance(inputs, targets)
-        codes = distance.detach().argmin(-1)
-    else:
-        integers, score_bias, scale = integer_codebook(centroids, search.inv_scale)
-        grid = _QuantizeInput.apply(subvectors, search.inv_scale, search.input_signed)
-        codes = closest(grid.detach(), integers, score_bias)
-        inputs = grid / search.inv_scale[:, None, None]
-        targets = _straight_through(centroids, (integers / scale[:, None, None]).to(centroids.dtype))
-        distance = _distance(inputs, targets)
-    attention = torch.softmax(distance * (-1 / temperature), dim=-1)
-    return _HardForwardSoftBackward.apply(attention, table, codes)
 
+    def __init__(
+        self, centroids: Tensor, log_temperature: Tensor, inv_scale: Tensor | None, input_signed: bool
+    ) -> None:
+        self.parameters = (centroids, log_temperature)
+        self.num_centroids = centroids.shape[1]
+        self._inv_scale = inv_scale
+        self._low, self._high = (-128, 127) if input_signed else (0, 255)
+        self._rank = torch.arange(self.num_centroids - 1, -1, -1, device=centroids.device)[:, None]
+        self._base = 1 << (self.num_centroids - 1).bit_length()
+        exact = centroids.detach().double()
+        step = exact.new_ones(len(exact)) if inv_scale is None else 1 / inv_scale.double()
+        if inv_scale is None:
+            score = torch.cat((exact, -0.5 * (exact**2).sum(-1, keepdim=True)), -1)
+            self._score = score.to(centroids.dtype)
+        else:
+            integers, score_bias, scale = integer_codebook(centroids, inv_scale)
+            exact = integers.double() / scale[:, None, None]
+            # one sixteenth of the integer score: the shift by 4 is then the floor, and 1 / 16 loses nothing
+            score = torch.cat((integers.double(), score_bias.double()[..., None]), -1) / 16
+            reach = (255 * 127 * centroids.shape[2] + int(score_bias.abs().max())) / 16 * self._base
+            self._score = score.to(centroids.dtype if reach < _EXACT_IN_FLOAT32 else torch.float64)
+        self._inverse_square = (-2 * log_temperature.detach().double()).exp()
+        squares = (exact**2).sum(-1, keepdim=True)
+        column_step = step[:, None, None]
+        factors = (-2 * exact * column_step, squares, (column_step**2).expand_as(squares))
+        # columns, a row of ones and a row of |x|^2 times these: |x - P|^2 over the squared temperature
+        self._factors = (torch.cat(factors, -1) * self._inverse_square).to(centroids.dtype)
+        pull = torch.cat((exact, torch.ones_like(squares)), -1) * self._inverse_square
+        self._pull = pull.mT.to(centroids.dtype)
+        self._targets, self._step = exact.to(centroids.dtype), step.to(centroids.dtype)
 
-def fake_quantized(table: Tensor) -> Tensor:
-    """The float table as its int8 form reads it; the gradient passes through."""
-    scale = table_scale(table)
-    return _straight_through(table, (quantize_table(table, scale) * scale).to(table.dtype))
+    def codes(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
+        """x as `columns` takes it -> int64 [B, C, L]; lowest index on ties."""
+        grid = self._on_grid(x, columns, work)
+        batch, codebooks, _, positions = grid.shape
+        rows = grid[:, :, : self._score.shape[2]].flatten(0, 1).to(self._score.dtype)
+        factors = _repeat(self._score, batch)
+        out = work.get("score", (batch * codebooks, self.num_centroids, positions), self._score)
+        score = torch.bmm(factors, rows, out=out)
+        if self._inv_scale is None:
+            rank = torch.where(score == score.amax(1, keepdim=True), self._rank, 0).amax(1)
+        else:
+            # the index sits below the score, so the largest number is the best score with the lowest index
+            rank = score.floor_().mul_(self._base).add_(self._rank).amax(1).long() & (self._base - 1)
+        codes = (self.num_centroids - 1 - rank).clamp_(0, self.num_centroids - 1)  # NaN has no rank
+        return codes.reshape(batch, codebooks, positions)
 
+    def attention(self, x: Tensor, columns: Columns, work: Workspace) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Softmax over centroids [B, C, K, L], and what `gradients` needs; both live in the workspace."""
+        grid = self._on_grid(x, columns, work)
+        batch, codebooks, _, positions = grid.shape
+        inputs = grid[:, :, :-2]
+        square = torch.mul(inputs, inputs, out=work.get("square", inputs.shape, grid))
+        torch.sum(square, 2, out=grid[:, :, -1])
+        shape = (batch, codebooks, self.num_centroids, positions)
+        ratio, attention = work.get("ratio", shape, grid), work.get("attention", shape, grid)
+        torch.bmm(_repeat(self._factors, batch), grid.flatten(0, 1), out=ratio.flatten(0, 1))
+        ratio.clamp_min_(_DISTANCE_FLOOR).sqrt_()
+        torch.sub(ratio.amin(2, keepdim=True), ratio, out=attention).exp_()
+        attention.mul_(attention.sum(2, keepdim=True).reciprocal_())
+        return attention, (grid, ratio)
 
-def _straight_through(value: Tensor, replacement: Tensor) -> Tensor:
-    return value + (replacement - value).detach()
+    def gradients(
+        self, x: Tensor, saved: tuple[Tensor, Tensor], attention: Tensor, upstream: Tensor, columns: Columns, work: Workspace
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Gradient of the attention -> gradients of x and of `parameters`; the buffers of the attention are used up."""
+        grid, ratio = saved
+        batch, codebooks, rows, _ = grid.shape
+        pull = torch.mul(upstream, attention, out=work.get("pull", attention.shape, grid))
+        inner = pull.sum(2, keepdim=True)
+        pull.sub_(attention.mul_(inner))  # the gradient of -ratio
+        temperature = torch.dot(pull.flatten(), ratio.flatten())
+        pull.div_(ratio)  # (x - P) times this, over t^2, is the gradient of P
+        flat = pull.flatten(0, 1)
+        sums = torch.bmm(_repeat(self._pull, batch), flat).unflatten(0, (batch, codebooks))
+        drag = sums[:, :, -1:] * self._step[:, None, None]
+        to_columns = sums[:, :, :-1].addcmul_(grid[:, :, :-2], drag, value=-1)
+        moments = torch.bmm(flat, grid[:, :, : rows - 1].flatten(0, 1).mT).unflatten(0, (batch, codebooks)).sum(0)
+        to_centroids = moments[..., :-1] * self._step[:, None, None] - self._targets * moments[..., -1:]
+        parameters = [to_centroids * self._inverse_square.to(grid.dtype), temperature]
+        return self._to_inputs(to_columns, x, columns, work), parameters
 
-
-def _distance(inputs: Tensor, targets: Tensor) -> Tensor:
-    """Euclidean distances [C, N, K] of inputs [C, N, V] to targets [C, K, V]."""
-    norms = (inputs**2).sum(-1)[:, :, None] + (targets**2).sum(-1)[:, None, :]
-    return torch.baddbmm(norms, inputs, targets.mT, alpha=-2.0).clamp_min(_DISTANCE_FLOOR).sqrt()
-
-
-class _QuantizeInput(torch.autograd.Function):
-    """The 8-bit grid of the inputs forward; gradient as of the scaling alone inside the range, 0 where clipped."""
-
-    @staticmethod
-    def forward(ctx, subvectors: Tensor, inv_scale: Tensor, signed: bool) -> Tensor:
-        grid = quantize_input(subvectors, inv_scale, signed)
-        ctx.save_for_backward((subvectors * inv_scale[:, None, None] - grid).abs() <= 0.5, inv_scale)
+    def _on_grid(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
+        """Columns [B, C, V + 2, L] as the search reads them (integers with encode_dtype="int8"), then a row of ones
+        and an empty row."""
+        batch, codebooks, length, positions = columns.shape(x)
+        grid = work.get("grid", (batch, codebooks, length + 2, positions), x)
+        inputs = grid[:, :, :length]
+        factor = None if self._inv_scale is None else columns.per_input(self._inv_scale, x)
+        if factor is not None:
+            columns.gather((x * factor).round_().clamp_(self._low, self._high), inputs)
+        else:
+            columns.gather(x, inputs)
+            if self._inv_scale is not None:
+                inputs.mul_(self._inv_scale[:, None, None]).round_().clamp_(self._low, self._high)
+        grid[:, :, length] = 1
         return grid
 
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        inside, inv_scale = ctx.saved_tensors
-        return grad * inside * inv_scale[:, None, None], None, None
+    def _to_inputs(self, gradient: Tensor, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
+        """Gradient of the columns -> gradient of x: none where an input was clipped."""
+        if self._inv_scale is None:
+            return columns.scatter(gradient, x)
+        factor = columns.per_input(self._inv_scale, x)
+        if factor is not None:
+            return columns.scatter(gradient, x).masked_fill_(self._clipped(x * factor), 0)
+        inputs = work.get("grid", (*gradient.shape[:2], gradient.shape[2] + 2, gradient.shape[3]), x)[:, :, :-2]
+        columns.gather(x, inputs)
+        clipped = self._clipped(inputs.mul_(self._inv_scale[:, None, None]))
+        return columns.scatter(gradient.masked_fill_(clipped, 0), x)
+
+    def _clipped(self, scaled: Tensor) -> Tensor:
+        rounded = scaled.round_()
+        return (rounded < self._low) | (rounded > self._high)
 
 
-class _HardForwardSoftBackward(torch.autograd.Function):
-    """Forward reads the table at the codes; backward is that of attention @ table, which is never computed."""
-
-    @staticmethod
-    def forward(ctx, attention: Tensor, table: Tensor, codes: Tensor) -> Tensor:
-        ctx.save_for_backward(attention, table)
-        one_hot = torch.nn.functional.one_hot(codes.T, table.shape[1]).to(table.dtype)
-        return one_hot.reshape(codes.shape[1], -1) @ table.reshape(-1, table.shape[2])
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        attention, table = ctx.saved_tensors
-        num_codebooks, rows, num_centroids = attention.shape
-        flat_table = table.reshape(-1, table.shape[2])
-        to_attention = (grad @ flat_table.T).reshape(rows, num_codebooks, num_centroids).transpose(0, 1)
-        to_table = (attention.transpose(0, 1).reshape(rows, -1).T @ grad).reshape(table.shape)
-        return to_attention, to_table, None
+def _repeat(matrices: Tensor, batch: int) -> Tensor:
+    """[C, ...] -> [batch * C, ...], as bmm takes them."""
+    return matrices if batch == 1 else matrices.expand(batch, *matrices.shape).flatten(0, 1)

@@ -1,0 +1,245 @@
+"""ResNet-20 on CIFAR-10: float -> lookup tables -> ONNX -> compiled artifact, and the accuracy of each on the test set.
+
+All convolutions but the first become tables: (16, 9) for 3x3, (16, 4) for 1x1. First every layer is reconstructed from
+a few hundred unlabelled images (least squares, minutes), then all are trained together with the float network as the
+teacher. `--epochs 0` stops after the reconstruction. An interrupted run goes on with the same command and --resume.
+
+    python examples/resnet20_cifar10.py --output runs/resnet20 --weights resnet20.safetensors --epochs 3
+    torchrun --nproc-per-node 2 examples/resnet20_cifar10.py --output runs/resnet20 ...       # several processes
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import time
+from pathlib import Path
+
+import torch
+from loaders import cifar10, cifar10_distorted, cifar10_normalised, data_folder
+from recipe import (
+    common_options,
+    compiled_predict,
+    console,
+    export_and_compile,
+    fit,
+    predict,
+    resume,
+    shuffled,
+    start_processes,
+    write_results,
+)
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lutc.nn import LUTConfig, param_groups, quantize_
+from lutc.nn.batch_norm import reestimate_batch_norm_
+from lutc.nn.distillation import distillation_loss
+from lutc.nn.distributed import broadcast_layers_
+from lutc.nn.layer import LUTLayer
+from lutc.nn.reconstruct import reconstruct_
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut; a 1x1 convolution fits the shortcut where the shape changes."""
+
+    def __init__(self, inner: int, outer: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inner, outer, 3, stride, 1, bias=False), nn.BatchNorm2d(outer)
+        self.conv2, self.bn2 = nn.Conv2d(outer, outer, 3, 1, 1, bias=False), nn.BatchNorm2d(outer)
+        self.downsample = None
+        if stride != 1 or inner != outer:
+            self.downsample = nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer))
+
+    def forward(self, x: Tensor) -> Tensor:
+        short = x if self.downsample is None else self.downsample(x)
+        return torch.relu(self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x))))) + short)
+
+
+class ResNet20(nn.Module):
+    """Images float32 [B, 3, 32, 32] -> class scores [B, 10]; parameters named as torchvision's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        self.layer1 = nn.Sequential(Block(16, 16, 1), Block(16, 16, 1), Block(16, 16, 1))
+        self.layer2 = nn.Sequential(Block(16, 32, 2), Block(32, 32, 1), Block(32, 32, 1))
+        self.layer3 = nn.Sequential(Block(32, 64, 2), Block(64, 64, 1), Block(64, 64, 1))
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer3(self.layer2(self.layer1(torch.relu(self.bn1(self.conv1(x))))))
+        return self.fc(x.mean((2, 3)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    common_options(parser)
+    parser.add_argument("--weights", type=Path, help="float checkpoint (.safetensors); default: train one")
+    parser.add_argument("--float-epochs", type=int, default=30, help="of the float training, without --weights")
+    parser.add_argument("--epochs", type=float, default=3, help="of the lookup-table training")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=1e-3, help="of batch norm, stem and head")
+    parser.add_argument("--centroid-lr", type=float, default=1e-3)
+    parser.add_argument("--table-lr", type=float, default=1e-3)
+    parser.add_argument("--temperature-lr", type=float, default=1e-2)
+    parser.add_argument("--temperature", choices=("learned", "fixed", "annealed"), default="learned")
+    parser.add_argument("--calibration-images", type=int, default=512)
+    parser.add_argument("--start", choices=("reconstruct", "kmeans"), default="reconstruct")
+    parser.add_argument("--encode-dtype", choices=("int8", "float32"), default="int8")
+    parser.add_argument("--table-dtype", choices=("int8", "float32"), default="int8")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
+    options = parser.parse_args()
+    rank, processes = start_processes(options.seed, options.threads)
+    options.output.mkdir(parents=True, exist_ok=True)
+    folder = data_folder(options.data)
+    train_x, train_y = cifar10(folder, "train", options.limit)
+    test_x, test_y = cifar10(folder, "test", options.limit)
+    test_x = cifar10_normalised(test_x)
+
+    model = ResNet20()
+    if options.weights:
+        model.load_state_dict(load_file(options.weights))
+    else:
+        train_float(model, train_x, train_y, options, rank, processes)
+    teacher = copy.deepcopy(model).eval().requires_grad_(False)
+    results: dict[str, object] = {"float": accuracy(predict(teacher, test_x), test_y)} if rank == 0 else {}
+
+    checkpoint = options.output / "checkpoint.pt"
+    first_step = prepare(model, train_x, options, checkpoint, results, rank)
+    if rank == 0 and not first_step:
+        results["before training"] = accuracy(predict(model, test_x), test_y)
+        console.print(results)
+    if options.epochs > 0:
+        results["training seconds"] = train_lut(
+            model, teacher, train_x, train_y, options, rank, processes, checkpoint, first_step
+        )
+        calibration = [cifar10_normalised(part) for part in train_x[:5000].split(250)]
+        results["before batch norm is measured again"] = accuracy(predict(model, test_x), test_y)
+        reestimate_batch_norm_(model, calibration)
+    if rank == 0:
+        finish(model, test_x, test_y, options, results)
+
+
+def accuracy(scores: Tensor, labels: Tensor) -> float:
+    """Percent."""
+    return round(100 * float((scores.argmax(1) == labels).double().mean()), 2)
+
+
+def train_float(
+    model: nn.Module, images: Tensor, labels: Tensor, options: argparse.Namespace, rank: int, processes: int
+) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    steps = options.float_epochs * max(len(images) // options.batch, 1)
+
+    def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
+        return F.cross_entropy(network(cifar10_distorted(images[indices])), labels[indices])
+
+    fit(
+        model,
+        loss_of,
+        lambda count: shuffled(len(images), options.batch, count, options.seed, rank, processes),
+        optimizer,
+        steps,
+        title="float network",
+    )
+
+
+def prepare(
+    model: nn.Module,
+    images: Tensor,
+    options: argparse.Namespace,
+    checkpoint: Path,
+    results: dict[str, object],
+    rank: int,
+) -> int:
+    """Lookup tables in place of convolutions; the step to start training at."""
+    config = LUTConfig(encode_dtype=options.encode_dtype, table_dtype=options.table_dtype)
+    chosen = {"filter_fn": lambda module, name: name not in ("conv1", "fc")}
+    if options.resume and checkpoint.exists():
+        quantize_(model, config, **chosen)
+        return resume(checkpoint, model)
+    if rank > 0:
+        quantize_(model, config, **chosen)
+        broadcast_layers_(model)
+        return 0
+    calibration = [cifar10_normalised(part) for part in images[: options.calibration_images].split(64)]
+    started = time.perf_counter()
+    if options.start == "kmeans":
+        quantize_(model, config, calibration=calibration, seed=options.seed, **chosen)
+    else:
+        rows = reconstruct_(model, config, calibration=calibration, seed=options.seed, **chosen)
+        for row in rows:
+            console.print(f"  {row.name:<24} error {row.tied_error:.3f} -> {row.fitted_error:.3f}")
+    broadcast_layers_(model)
+    results["calibration seconds"] = round(time.perf_counter() - started, 1)
+    return 0
+
+
+def train_lut(
+    model: nn.Module,
+    teacher: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    options: argparse.Namespace,
+    rank: int,
+    processes: int,
+    checkpoint: Path,
+    first_step: int,
+) -> float:
+    layers = [module for module in model.modules() if isinstance(module, LUTLayer)]
+    steps = int(options.epochs * max(len(images) // options.batch, 1))
+    for layer in layers:
+        layer.log_temperature.requires_grad_(options.temperature == "learned")
+        if options.temperature != "learned" and not first_step:
+            layer.log_temperature.data.fill_(0.0)  # 1.0, as the paper's fixed and annealed runs start
+    groups = param_groups(model, options.lr, options.centroid_lr, options.temperature_lr, table_lr=options.table_lr)
+    optimizer = torch.optim.Adam([group for group in groups if group["params"]])
+    if first_step:
+        from lutc.nn.checkpoint import load_checkpoint
+
+        load_checkpoint(checkpoint, optimizer=optimizer)
+
+    def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
+        x = cifar10_distorted(images[indices])
+        with torch.no_grad():
+            target = teacher(x)
+        scores = network(x)
+        return 0.3 * F.cross_entropy(scores, labels[indices]) + 0.7 * distillation_loss(scores, target, 3.0)
+
+    def anneal(step: int, loss: float) -> None:
+        if options.temperature == "annealed":  # log-linear from 1 to 0.1
+            for layer in layers:
+                layer.log_temperature.data.fill_(math.log(0.1) * (step + 1) / steps)
+
+    return fit(
+        model,
+        loss_of,
+        lambda count: shuffled(len(images), options.batch, count, options.seed, rank, processes),
+        optimizer,
+        steps,
+        title="lookup tables",
+        checkpoint=checkpoint,
+        warmup=20,
+        on_step=anneal,
+        first_step=first_step,
+    )
+
+
+def finish(
+    model: nn.Module, test_x: Tensor, test_y: Tensor, options: argparse.Namespace, results: dict[str, object]
+) -> None:
+    results["lookup tables in torch"] = accuracy(predict(model, test_x), test_y)
+    torch.save(model.state_dict(), options.output / "trained.pt")
+    quantize_(model, step="convert")
+    batch = next(size for size in (50, 10, 1) if len(test_x) % size == 0)
+    artifact = export_and_compile(model, (test_x[:batch],), options.output, "resnet20_lut", options.target)
+    scores = compiled_predict(artifact, ((part.numpy(),) for part in test_x.split(batch)))
+    results["compiled artifact"] = accuracy(torch.from_numpy(scores), test_y)
+    write_results(options.output / "results.json", results)
+
+
+if __name__ == "__main__":
+    main()

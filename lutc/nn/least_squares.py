@@ -1,0 +1,38 @@
+"""Closed-form tables: given the codes, the table whose sums are closest to the wanted outputs (ridge regression)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class TableFit:
+    """Accumulates batches of codes and targets; `solve` gives the table.
+
+    The unknowns are the C * K rows of the table; one Gram matrix [C * K, C * K] serves all output columns. Float64.
+    """
+
+    def __init__(self, start: Tensor) -> None:
+        """start : the table [C, K, M] that the ridge pulls towards; codes that never occur keep its values."""
+        self._start = start.detach().double().flatten(0, 1)
+        self._shape = start.shape
+        rows = len(self._start)
+        self._gram = self._start.new_zeros(rows, rows)
+        self._moment = torch.zeros_like(self._start)
+
+    def add(self, codes: Tensor, targets: Tensor) -> None:
+        """codes int64 [C, N], targets [N, M]: the outputs wanted of the sum over codebooks, without bias."""
+        centroids = self._shape[1]
+        for start in range(0, codes.shape[1], 2**15):
+            some = codes[:, start : start + 2**15]
+            hot = torch.nn.functional.one_hot(some.T, centroids).flatten(1).float()
+            self._gram += (hot.T @ hot).double()
+            wanted = targets[start : start + 2**15]
+            self._moment += (hot.T.to(wanted.dtype) @ wanted).double()
+
+    def solve(self, ridge: float) -> Tensor:
+        """The table [C, K, M] in float64; `ridge` is in units of the mean count of a code."""
+        weight = max(ridge * float(self._gram.diagonal().mean()), 1e-9)
+        matrix = self._gram + weight * torch.eye(len(self._gram), dtype=torch.float64, device=self._gram.device)
+        step = torch.cholesky_solve(self._moment - self._gram @ self._start, torch.linalg.cholesky(matrix))
+        return (self._start + step).reshape(self._shape)
