@@ -87,12 +87,19 @@ class ClosestCentroid:
         return attention, (grid, ratio)
 
     def gradients(
-        self, x: Tensor, saved: tuple[Tensor, Tensor], attention: Tensor, upstream: Tensor, columns: Columns, work: Workspace
+        self,
+        x: Tensor,
+        saved: tuple[Tensor, Tensor],
+        attention: Tensor,
+        upstream: Tensor,
+        columns: Columns,
+        work: Workspace,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Gradient of the attention -> gradients of x and of `parameters`; the buffers of the attention are used up."""
+        """Gradient of the attention -> gradients of x and of `parameters`; the buffers of both
+        attentions are used up."""
         grid, ratio = saved
         batch, codebooks, rows, _ = grid.shape
-        pull = torch.mul(upstream, attention, out=work.get("pull", attention.shape, grid))
+        pull = upstream.mul_(attention)
         inner = pull.sum(2, keepdim=True)
         pull.sub_(attention.mul_(inner))  # the gradient of -ratio
         temperature = torch.dot(pull.flatten(), ratio.flatten())
