@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import time
@@ -65,7 +66,7 @@ def fit(
     *,
     title: str,
     checkpoint: Path | None = None,
-    every: int = 50,
+    every: int = 25,
     warmup: int = 0,
     on_step: Callable[[int, float], None] | None = None,
     first_step: int = 0,
@@ -87,7 +88,7 @@ def fit(
         for step, indices in enumerate(batches(steps)):
             if step < first_step:
                 continue
-            scale = 0.5 * (1 + np.cos(np.pi * step / steps)) * min(1.0, (step + 1) / (warmup + 1))
+            scale = 0.5 * (1 + math.cos(math.pi * step / steps)) * min(1.0, (step + 1) / (warmup + 1))
             for group, rate in zip(optimizer.param_groups, peak, strict=True):
                 group["lr"] = rate * scale
             loss = loss_of(wrapped, indices)
@@ -110,6 +111,14 @@ def fit(
 def resume(checkpoint: Path, model: nn.Module) -> int:
     """Load the model's part of a checkpoint; the step to go on from."""
     return int(load_checkpoint(checkpoint, model=model)["step"])
+
+
+def resume_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Load the optimizer's part; the learning rates stay those it was made with, which the schedule starts from."""
+    peak = [group["lr"] for group in optimizer.param_groups]
+    load_checkpoint(checkpoint, optimizer=optimizer)
+    for group, rate in zip(optimizer.param_groups, peak, strict=True):
+        group["lr"] = rate
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ from recipe import (
     fit,
     predict,
     resume,
+    resume_optimizer,
     shuffled,
     start_processes,
     write_results,
@@ -198,9 +199,7 @@ def train_lut(
     groups = param_groups(model, options.lr, options.centroid_lr, options.temperature_lr, table_lr=options.table_lr)
     optimizer = torch.optim.Adam([group for group in groups if group["params"]])
     if first_step:
-        from lutc.nn.checkpoint import load_checkpoint
-
-        load_checkpoint(checkpoint, optimizer=optimizer)
+        resume_optimizer(checkpoint, optimizer)
 
     def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
         x = cifar10_distorted(images[indices])

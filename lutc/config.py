@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-ENCODERS = ("l2",)
+ENCODERS = ("l2", "tree")
 ENCODE_DTYPES = ("float32", "int8")
 TABLE_DTYPES = ("int8", "float32")
 
@@ -19,9 +19,11 @@ class LUTConfig:
     num_centroids : K, centroids a codebook holds; 2..256. 16 fills one 128-bit table register.
     subvector_len : V, length of a subvector; None means 9 for 3x3 convs, kh*kw for other spatial kernels,
         4 for 1x1 convs and 16 for dense layers.
-    encoder : how codes are found; "l2" is closest-centroid search.
+    encoder : how codes are found: "l2" is closest-centroid search, "tree" a walk down a hash tree of log2 K
+        comparisons (K a power of two).
     encode_dtype : "int8" (integer search, the fast one) or "float32" (exact search).
     table_dtype : "int8" (one scale per output column) or "float32".
+    table_bits : of the values of an int8 table; 4 keeps them in -7..7. They are stored as int8 all the same.
     """
 
     num_centroids: int = 16
@@ -29,6 +31,7 @@ class LUTConfig:
     encoder: str = "l2"
     encode_dtype: str = "int8"
     table_dtype: str = "int8"
+    table_bits: int = 8
 
     def __post_init__(self) -> None:
         if not 2 <= self.num_centroids <= 256:
@@ -38,6 +41,10 @@ class LUTConfig:
         for name, allowed in (("encoder", ENCODERS), ("encode_dtype", ENCODE_DTYPES), ("table_dtype", TABLE_DTYPES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        if self.encoder == "tree" and self.num_centroids & (self.num_centroids - 1):
+            raise ValueError(f'num_centroids must be a power of two with encoder="tree", not {self.num_centroids}')
+        if not 2 <= self.table_bits <= 8:
+            raise ValueError(f"table_bits must be in 2..8, not {self.table_bits}")
 
     def subvector_len_for(self, kernel_shape: tuple[int, int] | None) -> int:
         """V for a layer: `kernel_shape` of a conv, or None for a dense layer."""

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from lutc.errors import LutcError
+from lutc.nn.columns import RowColumns
 from lutc.nn.eval_mode import eval_mode
+from lutc.nn.hash_tree import leaf_means, learn_trees
 from lutc.nn.kmeans import kmeans, squared_distances
 from lutc.nn.layer import LUTLayer
+from lutc.nn.lookup import codes_of
 from lutc.nn.patches import split_subvectors
 from lutc.nn.reservoir import InputRange, Reservoir
 
@@ -52,7 +55,7 @@ def calibrate_layers(model: nn.Module, twins: Mapping[str, LUTLayer], batches: I
     finally:
         for hook in hooks:
             hook.remove()
-    missed = [name for name, record in records.items() if record.sample.rows is None]
+    missed = [name for name, record in records.items() if record.sample.rows is None or not len(record.sample.rows)]
     if missed:
         raise LutcError(
             "calibration did not reach every layer",
@@ -80,9 +83,23 @@ def initialise(name: str, record: Record, seed: int) -> None:
     by_codebook = [split_subvectors(edge[None], *shape)[:, 0] for edge in (low, high)]
     layer.set_input_range(by_codebook[0].amin(1), by_codebook[1].amax(1))
     data = split_subvectors(rows, *shape).contiguous()
+    if layer.config.encoder == "tree":
+        _plant(layer, data)
+        return
     centroids = kmeans(data, layer.config.num_centroids, seed=seed)
     mean_distance = float(squared_distances(data, centroids).amin(-1).sqrt().mean())
     layer.set_centroids(centroids, max(TEMPERATURE_FRACTION * mean_distance, 1e-3))
+
+
+def _plant(layer: LUTLayer, data: Tensor) -> None:
+    """Hash trees and prototypes: each leaf's is the mean of its inputs."""
+    dims, thresholds = learn_trees(data, layer.config.num_centroids.bit_length() - 1)
+    spread = float(data.std(unbiased=False))
+    layer.set_trees(dims, thresholds, max(TEMPERATURE_FRACTION * spread, 1e-3))
+    rows = data.transpose(0, 1).reshape(data.shape[1], -1)
+    columns = RowColumns(layer.num_codebooks, layer.subvector_len)
+    codes = codes_of(rows.to(layer.centroids), columns, layer.search())
+    layer.set_centroids(leaf_means(data, codes, layer.config.num_centroids))
 
 
 def call_model(model: nn.Module, batch: object) -> None:

@@ -26,16 +26,16 @@ def float_table(centroids: Tensor, weight: Tensor) -> Tensor:
     return torch.bmm(centroids, pad_weight(weight, num_codebooks, subvector_len))
 
 
-def table_scale(table: Tensor) -> Tensor:
+def table_scale(table: Tensor, limit: int = 127) -> Tensor:
     """One scale per output column of a float table [C, K, M]: float32 [M], 1.0 for an all-zero column."""
     peak = table.detach().abs().amax(dim=(0, 1)).double()
-    scale = (peak / 127).float()
+    scale = (peak / limit).float()
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
-def quantize_table(table: Tensor, scale: Tensor) -> Tensor:
-    """Float table [C, K, M] and its scale [M] -> integers in -127..127, as float64."""
-    return (table.detach().double() / scale.double()).round().clamp(-127, 127)
+def quantize_table(table: Tensor, scale: Tensor, limit: int = 127) -> Tensor:
+    """Float table [C, K, M] and its scale [M] -> integers in -limit..limit, as float64."""
+    return (table.detach().double() / scale.double()).round().clamp(-limit, limit)
 
 
 def integer_codebook(centroids: Tensor, inv_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:

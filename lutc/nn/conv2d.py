@@ -20,12 +20,13 @@ class LUTConv2d(LUTLayer):
     """Convolution as closest-centroid search and table read; constructor arguments of torch.nn.Conv2d plus `config`.
 
     x float32 [B, Cin, H, W] -> [B, Cout, OH, OW]. A patch is flattened channel first, so subvector_len = kh*kw gives
-    one codebook per input channel. Training as in LUT-NN (MobiCom 2023, section 3): hard codes forward, softmax
+    one codebook per input channel. A grouped convolution has a table for all outputs, zero outside its
+    groups. Training as in LUT-NN (MobiCom 2023, section 3): hard codes forward, softmax
     backward.
 
     Raises
     ------
-    LutcError : groups other than 1, or a padding mode other than zeros.
+    LutcError : a padding mode other than zeros.
     """
 
     def __init__(
@@ -65,7 +66,9 @@ class LUTConv2d(LUTLayer):
                 "cannot make a lookup-table convolution", where=repr(module), reason=reason, fix="keep this layer float"
             )
         kernel = (module.kernel_size[0], module.kernel_size[1])
-        super().__init__(module.weight, module.bias, config, config.subvector_len_for(kernel))
+        elements = module.in_channels * kernel[0] * kernel[1]
+        super().__init__(module.weight, module.bias, config, elements, config.subvector_len_for(kernel))
+        self.groups = module.groups
         self.in_channels, self.out_channels = module.in_channels, module.out_channels
         self.kernel_size, self.stride, self.dilation = kernel, tuple(module.stride), tuple(module.dilation)
         self.pads = _pads(module)
@@ -76,6 +79,16 @@ class LUTConv2d(LUTLayer):
 
     def input_rows(self, x: Tensor) -> Tensor:
         return extract_patches(x, self.kernel_size, self.stride, self.pads, self.dilation)[0]
+
+    def dense_weight(self) -> Tensor:
+        """[M, Cin*kh*kw]. That of a grouped convolution holds zeros outside its blocks, and so does its table."""
+        if self.weight is None or self.groups == 1:
+            return super().dense_weight()
+        blocks = self.weight.unflatten(0, (self.groups, -1)).flatten(2)
+        weight = blocks.new_zeros(self.groups, blocks.shape[1], self.groups, blocks.shape[2])
+        each = torch.arange(self.groups, device=blocks.device)
+        weight[each, :, each] = blocks
+        return weight.flatten(2).flatten(0, 1)
 
     def output_rows(self, y: Tensor) -> Tensor:
         return y.permute(0, 2, 3, 1).reshape(-1, self.out_channels)
@@ -93,23 +106,18 @@ class LUTConv2d(LUTLayer):
             "strides": list(self.stride),
             "pads": list(self.pads),
             "dilations": list(self.dilation),
-            "encode_dtype": self.config.encode_dtype,
-            "encoder": self.config.encoder,
-            "input_signed": self.signed,
-            "layer": "",
+            **self.search_attributes(),
         }
 
     def extra_repr(self) -> str:
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
-            f"pads={self.pads}, dilation={self.dilation}, bias={self.bias is not None}, {self.lut_repr()}"
+            f"pads={self.pads}, dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None}, {self.lut_repr()}"
         )
 
 
 def unsupported_conv(module: nn.Conv2d) -> str | None:
     """Why a convolution cannot become a lookup table, or None."""
-    if module.groups != 1:
-        return f"groups is {module.groups}; only groups=1 has a lookup-table form"
     if module.padding_mode != "zeros":
         return f"padding_mode is {module.padding_mode!r}; only 'zeros' has a lookup-table form"
     return None

@@ -9,6 +9,7 @@ from lutc.config import LUTConfig
 from lutc.nn.layer import LUTLayer
 
 CONSTANTS = ("centroids", "table", "table_scale", "bias", "inv_scale", "score_bias", "mult")
+TREE_CONSTANTS = (*CONSTANTS, "split_dims", "split_thresholds")
 
 
 class FrozenLUTLayer(nn.Module):
@@ -18,7 +19,8 @@ class FrozenLUTLayer(nn.Module):
         super().__init__()
         self.config: LUTConfig = layer.config
         constants = layer.constants()
-        for name in CONSTANTS:
+        self._names = TREE_CONSTANTS if layer.config.encoder == "tree" else CONSTANTS
+        for name in self._names:
             self.register_buffer(name, constants[name])
         self.op_attributes = layer.attributes()
         self.set_name(layer_name)
@@ -28,7 +30,7 @@ class FrozenLUTLayer(nn.Module):
         self.train(layer.training)
 
     def tensors(self) -> dict[str, Tensor | None]:
-        return {name: getattr(self, name) for name in CONSTANTS}
+        return {name: getattr(self, name) for name in self._names}
 
     def set_name(self, name: str) -> None:
         """The layer's qualified name in its model: how files, reports and errors call it."""

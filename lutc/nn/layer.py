@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from lutc.config import LUTConfig
 from lutc.nn.codebook import float_table, integer_codebook, inverse_scale, quantize_table, table_scale
 from lutc.nn.columns import Columns
-from lutc.nn.lookup import hard_lookup, soft_lookup
+from lutc.nn.lookup import Search, hard_lookup, soft_lookup
 from lutc.nn.soft_pq import ClosestCentroid
+from lutc.nn.soft_tree import TreeWalk, integer_thresholds
 
 INITIAL_TEMPERATURE = 0.065
 _DEFAULT_RANGE = 4.0  # inputs expected within +-4 until `set_input_range` is told better
@@ -22,20 +23,34 @@ class LUTLayer(nn.Module):
 
     Parameters: centroids float32 [C, K, V], weight as in the float twin, bias [M] or None, log_temperature []. After
     `free_table` there is a table float32 [C, K, M] in place of the weight, trained directly.
+    With encoder="tree" also split_thresholds float32 [C, K - 1], in units of x, and the buffer split_dims int32
+    [C, log2 K]; the centroids are then the leaves' prototypes, which only the table is made of.
     Buffers, with encode_dtype="int8" only: inv_scale float32 [C] and input_signed bool [].
     In train() the forward is soft-PQ; in eval() it is exactly what `export_model` writes.
     """
 
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, config: LUTConfig, subvector_len: int) -> None:
+    def __init__(
+        self,
+        weight: nn.Parameter,
+        bias: nn.Parameter | None,
+        config: LUTConfig,
+        in_elements: int,
+        subvector_len: int,
+    ) -> None:
         super().__init__()
         self.config = config
         self.weight = weight
         self.register_parameter("bias", bias)
         self.register_parameter("table", None)
         options = {"device": weight.device, "dtype": weight.dtype}
-        num_codebooks = -(-weight[0].numel() // subvector_len)
+        num_codebooks = -(-in_elements // subvector_len)
         self.centroids = nn.Parameter(torch.randn(num_codebooks, config.num_centroids, subvector_len, **options))
         self.log_temperature = nn.Parameter(torch.tensor(math.log(INITIAL_TEMPERATURE), **options))
+        if config.encoder == "tree":
+            levels = config.num_centroids.bit_length() - 1
+            dims = torch.arange(levels, dtype=torch.int32, device=weight.device) % subvector_len
+            self.register_buffer("split_dims", dims.repeat(num_codebooks, 1))
+            self.split_thresholds = nn.Parameter(torch.randn(num_codebooks, config.num_centroids - 1, **options))
         self.signed = True
         if config.encode_dtype == "int8":
             self.register_buffer("inv_scale", torch.full((num_codebooks,), 127 / _DEFAULT_RANGE, **options))
@@ -65,9 +80,11 @@ class LUTLayer(nn.Module):
         """An output of the layer -> rows [N, M], in the order of the input's rows."""
         raise NotImplementedError
 
-    def search(self) -> ClosestCentroid:
-        """The search with the present centroids, as training and the compiled layer do it."""
+    def search(self) -> Search:
+        """The search with the present parameters, as training and the compiled layer do it."""
         inv_scale = self.inv_scale if self.config.encode_dtype == "int8" else None
+        if self.config.encoder == "tree":
+            return TreeWalk(self.split_dims, self.split_thresholds, self.log_temperature, inv_scale, self.signed)
         return ClosestCentroid(self.centroids, self.log_temperature, inv_scale, self.signed)
 
     def float_table(self) -> Tensor:
@@ -85,6 +102,8 @@ class LUTLayer(nn.Module):
         found = self.float_table() if table is None else table
         self.weight = None
         self.table = nn.Parameter(found.detach().to(self.centroids).clone().contiguous())
+        if self.config.encoder == "tree":
+            self.centroids.requires_grad_(False)
 
     def soft_forward(self, x: Tensor) -> Tensor:
         """Training forward of x as `columns` takes it, without bias."""
@@ -109,29 +128,43 @@ class LUTLayer(nn.Module):
             exact = self.table.double()
         if self.config.table_dtype == "float32":
             return exact.to(self.centroids.dtype), None
-        scale = table_scale(exact)
-        return quantize_table(exact, scale).to(self.centroids.dtype), scale
+        limit = 2 ** (self.config.table_bits - 1) - 1
+        scale = table_scale(exact, limit)
+        return quantize_table(exact, scale, limit).to(self.centroids.dtype), scale
 
     @torch.no_grad()
     def constants(self) -> dict[str, Tensor | None]:
-        """The tensors of inference under their ONNX names; see docs/ops."""
-        centroids, inv_scale, score_bias = self.centroids.detach().clone(), None, None
-        if self.config.encode_dtype == "int8":
-            inv_scale = self.inv_scale.clone()
+        """The tensors of inference under their ONNX names and in the op's order; see docs/ops."""
+        integer, tree = self.config.encode_dtype == "int8", self.config.encoder == "tree"
+        centroids, inv_scale, score_bias = None, self.inv_scale.clone() if integer else None, None
+        if not tree:
+            centroids = self.centroids.detach().clone()
+        if inv_scale is not None and not tree:
             centroids, score_bias, _ = integer_codebook(self.centroids, inv_scale)
         table, scale = self.read_table()
         table = table.float() if scale is None else table.to(torch.int8)
-        scale = torch.ones_like(table[0, 0], dtype=torch.float32) if scale is None else scale
-        bias = None if self.bias is None else self.bias.detach().clone()
-        return {
+        found: dict[str, Tensor | None] = {
             "centroids": centroids,
             "table": table,
-            "table_scale": scale,
-            "bias": bias,
+            "table_scale": torch.ones_like(table[0, 0], dtype=torch.float32) if scale is None else scale,
+            "bias": None if self.bias is None else self.bias.detach().clone(),
             "inv_scale": inv_scale,
             "score_bias": score_bias,
             "mult": None,
         }
+        if tree:
+            thresholds = self.split_thresholds.detach().clone()
+            if inv_scale is not None:
+                thresholds = integer_thresholds(thresholds, inv_scale, self.signed)
+            found |= {"split_dims": self.split_dims.clone(), "split_thresholds": thresholds.float()}
+        return found
+
+    def search_attributes(self) -> dict[str, object]:
+        """The attributes of the op that conv and dense have in common."""
+        config = self.config
+        tree = {"subvector_len": self.subvector_len} if config.encoder == "tree" else {}
+        common = {"encode_dtype": config.encode_dtype, "encoder": config.encoder, "input_signed": self.signed}
+        return common | {"layer": ""} | tree
 
     @torch.no_grad()
     def set_input_range(self, low: Tensor, high: Tensor) -> None:
@@ -146,6 +179,13 @@ class LUTLayer(nn.Module):
         self.inv_scale.copy_(inverse_scale(low, high, self.signed))
 
     @torch.no_grad()
+    def set_trees(self, dims: Tensor, thresholds: Tensor, temperature: float) -> None:
+        """Overwrite split_dims [C, L], split_thresholds [C, K - 1] and the temperature."""
+        self.split_dims.copy_(dims)
+        self.split_thresholds.copy_(thresholds)
+        self.log_temperature.fill_(math.log(temperature))
+
+    @torch.no_grad()
     def set_centroids(self, centroids: Tensor, temperature: float | None = None) -> None:
         """Overwrite the centroids [C, K, V] and, where given, the temperature."""
         self.centroids.copy_(centroids)
@@ -154,9 +194,12 @@ class LUTLayer(nn.Module):
 
     def lut_repr(self) -> str:
         config = self.config
+        tree = "tree " if config.encoder == "tree" else ""
+        bits = f" of {config.table_bits} bits" if config.table_bits != 8 else ""
+        free = " (free)" if self.table is not None else ""
         return (
             f"K={config.num_centroids}, V={self.subvector_len}, C={self.num_codebooks}, "
-            f"encode={config.encode_dtype}, table={config.table_dtype}"
+            f"encode={tree}{config.encode_dtype}, table={config.table_dtype}{bits}{free}"
         )
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:

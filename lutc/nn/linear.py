@@ -38,7 +38,7 @@ class LUTLinear(LUTLayer):
         return layer
 
     def _build(self, module: nn.Linear, config: LUTConfig) -> None:
-        super().__init__(module.weight, module.bias, config, config.subvector_len_for(None))
+        super().__init__(module.weight, module.bias, config, module.in_features, config.subvector_len_for(None))
         self.in_features, self.out_features = module.in_features, module.out_features
 
     def columns(self) -> RowColumns:
@@ -62,13 +62,7 @@ class LUTLinear(LUTLayer):
 
     def attributes(self) -> dict[str, object]:
         """The attributes of the op, as torch.ops.lutc.lut_dense takes them."""
-        config = self.config
-        return {
-            "encode_dtype": config.encode_dtype,
-            "encoder": config.encoder,
-            "input_signed": self.signed,
-            "layer": "",
-        }
+        return self.search_attributes()
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {self.lut_repr()}"

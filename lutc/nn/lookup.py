@@ -1,4 +1,8 @@
-"""Training forward of a layer: reads the table at hard codes, with the gradient of the soft ones."""
+"""Training forward of a layer: reads the table at hard codes, with the gradient of the soft ones.
+
+Nothing is kept for the backward but the input: codes and attention are computed again, piece by piece, which costs a
+matrix product more and saves the memory of all [positions, C, K] arrays.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,13 @@ from torch.nn import functional as F
 
 from lutc.nn.columns import Columns, Workspace
 from lutc.nn.soft_pq import ClosestCentroid
+from lutc.nn.soft_tree import TreeWalk
+
+Search = ClosestCentroid | TreeWalk
 
 
 def soft_lookup(
-    x: Tensor, table: Tensor, values: Tensor, scale: Tensor | None, columns: Columns, search: ClosestCentroid
+    x: Tensor, table: Tensor, values: Tensor, scale: Tensor | None, columns: Columns, search: Search
 ) -> Tensor:
     """Training forward without bias.
 
@@ -23,7 +30,7 @@ def soft_lookup(
 
 
 @torch.no_grad()
-def hard_lookup(x: Tensor, values: Tensor, scale: Tensor | None, columns: Columns, search: ClosestCentroid) -> Tensor:
+def hard_lookup(x: Tensor, values: Tensor, scale: Tensor | None, columns: Columns, search: Search) -> Tensor:
     """Sum over codebooks of `values` [C, K, M] at the codes of x, times `scale` [M]."""
     num_codebooks, num_centroids, outputs = values.shape
     flat = values.reshape(-1, outputs)
@@ -39,7 +46,7 @@ def hard_lookup(x: Tensor, values: Tensor, scale: Tensor | None, columns: Column
 
 
 @torch.no_grad()
-def codes_of(x: Tensor, columns: Columns, search: ClosestCentroid) -> Tensor:
+def codes_of(x: Tensor, columns: Columns, search: Search) -> Tensor:
     """The codes of a whole batch, int64 [C, N]: N runs over images, then positions."""
     work = Workspace()
     pieces = columns.pieces(x, search.num_centroids)

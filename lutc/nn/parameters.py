@@ -16,13 +16,14 @@ def param_groups(
     table_lr: float | None = None,
     weight_decay: float = 0.0,
 ) -> list[dict[str, object]]:
-    """Groups for any torch optimizer: ordinary parameters, centroids, temperatures, and free tables where there are.
+    """Groups for any torch optimizer: ordinary parameters, centroids and trees, temperatures, and free tables if any.
 
     Only the ordinary parameters decay; frozen parameters are left out. table_lr None means centroid_lr. LUT-NN's own
     rates with Adam: 1e-3 for all but the temperatures, 1e-1 for those.
     """
     layers = [module for module in model.modules() if isinstance(module, LUTLayer)]
     centroids = [layer.centroids for layer in layers]
+    centroids += [layer.split_thresholds for layer in layers if layer.config.encoder == "tree"]
     temperatures = [layer.log_temperature for layer in layers]
     tables = [layer.table for layer in layers if layer.table is not None]
     special = {id(parameter) for parameter in centroids + temperatures + tables}
@@ -30,7 +31,9 @@ def param_groups(
     groups = [(others, lr, weight_decay), (centroids, centroid_lr, 0.0), (temperatures, temperature_lr, 0.0)]
     if tables:
         groups.append((tables, centroid_lr if table_lr is None else table_lr, 0.0))
-    return [
-        {"params": [p for p in parameters if p.requires_grad], "lr": rate, "weight_decay": decay}
-        for parameters, rate, decay in groups
-    ]
+    return [{"params": _trainable(parameters), "lr": rate, "weight_decay": decay} for parameters, rate, decay in groups]
+
+
+def _trainable(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
+    """Each parameter once: layers may share them."""
+    return list({id(parameter): parameter for parameter in parameters if parameter.requires_grad}.values())

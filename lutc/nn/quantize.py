@@ -167,7 +167,11 @@ def _keep_float(
         return f"{type(module).__name__} is a subclass whose owner may read its weight directly"
     if isinstance(settings, ScalarConfig):
         return unsupported_scalar(module)
-    return unsupported_conv(module) if isinstance(module, nn.Conv2d) else None
+    if not isinstance(module, nn.Conv2d):
+        return None
+    if 1 < module.groups == module.in_channels:
+        return "depthwise: its table would be larger than the layer, and slower"
+    return unsupported_conv(module)
 
 
 def _twin(module: nn.Module, settings: LUTConfig) -> LUTLayer:

@@ -1,8 +1,4 @@
-"""Soft product quantization: hard codes forward, softmax over distances backward (LUT-NN, MobiCom 2023, section 3).
-
-Nothing is kept for the backward but the input: codes, distances and the softmax are computed again, piece by piece,
-which costs one matrix product more and saves the memory of all [positions, C, K] arrays.
-"""
+"""Soft product quantization: hard codes forward, softmax over distances backward (LUT-NN, MobiCom 2023, section 3)."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ from torch import Tensor
 
 from lutc.nn.codebook import integer_codebook
 from lutc.nn.columns import Columns, Workspace
+from lutc.nn.input_grid import InputGrid
 
 _DISTANCE_FLOOR = 1e-12  # keeps the derivative of the square root finite where an input sits on its centroid
 _EXACT_IN_FLOAT32 = 2**24
@@ -29,8 +26,7 @@ class ClosestCentroid:
     ) -> None:
         self.parameters = (centroids, log_temperature)
         self.num_centroids = centroids.shape[1]
-        self._inv_scale = inv_scale
-        self._low, self._high = (-128, 127) if input_signed else (0, 255)
+        self._grid, self._integer = InputGrid(inv_scale, input_signed), inv_scale is not None
         self._rank = torch.arange(self.num_centroids - 1, -1, -1, device=centroids.device)[:, None]
         self._base = 1 << (self.num_centroids - 1).bit_length()
         exact = centroids.detach().double()
@@ -57,13 +53,13 @@ class ClosestCentroid:
 
     def codes(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
         """x as `columns` takes it -> int64 [B, C, L]; lowest index on ties."""
-        grid = self._on_grid(x, columns, work)
+        grid = self._augmented(x, columns, work)
         batch, codebooks, _, positions = grid.shape
         rows = grid[:, :, : self._score.shape[2]].flatten(0, 1).to(self._score.dtype)
         factors = _repeat(self._score, batch)
         out = work.get("score", (batch * codebooks, self.num_centroids, positions), self._score)
         score = torch.bmm(factors, rows, out=out)
-        if self._inv_scale is None:
+        if not self._integer:
             rank = torch.where(score == score.amax(1, keepdim=True), self._rank, 0).amax(1)
         else:
             # the index sits below the score, so the largest number is the best score with the lowest index
@@ -73,7 +69,7 @@ class ClosestCentroid:
 
     def attention(self, x: Tensor, columns: Columns, work: Workspace) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Softmax over centroids [B, C, K, L], and what `gradients` needs; both live in the workspace."""
-        grid = self._on_grid(x, columns, work)
+        grid = self._augmented(x, columns, work)
         batch, codebooks, _, positions = grid.shape
         inputs = grid[:, :, :-2]
         square = torch.mul(inputs, inputs, out=work.get("square", inputs.shape, grid))
@@ -111,39 +107,15 @@ class ClosestCentroid:
         moments = torch.bmm(flat, grid[:, :, : rows - 1].flatten(0, 1).mT).unflatten(0, (batch, codebooks)).sum(0)
         to_centroids = moments[..., :-1] * self._step[:, None, None] - self._targets * moments[..., -1:]
         parameters = [to_centroids * self._inverse_square.to(grid.dtype), temperature]
-        return self._to_inputs(to_columns, x, columns, work), parameters
+        return self._grid.scatter(to_columns, x, columns, work), parameters
 
-    def _on_grid(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
-        """Columns [B, C, V + 2, L] as the search reads them (integers with encode_dtype="int8"), then a row of ones
-        and an empty row."""
+    def _augmented(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
+        """Columns [B, C, V + 2, L] as the search reads them, then a row of ones and an empty row."""
         batch, codebooks, length, positions = columns.shape(x)
         grid = work.get("grid", (batch, codebooks, length + 2, positions), x)
-        inputs = grid[:, :, :length]
-        factor = None if self._inv_scale is None else columns.per_input(self._inv_scale, x)
-        if factor is not None:
-            columns.gather((x * factor).round_().clamp_(self._low, self._high), inputs)
-        else:
-            columns.gather(x, inputs)
-            if self._inv_scale is not None:
-                inputs.mul_(self._inv_scale[:, None, None]).round_().clamp_(self._low, self._high)
+        self._grid.gather(x, columns, grid[:, :, :length])
         grid[:, :, length] = 1
         return grid
-
-    def _to_inputs(self, gradient: Tensor, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
-        """Gradient of the columns -> gradient of x: none where an input was clipped."""
-        if self._inv_scale is None:
-            return columns.scatter(gradient, x)
-        factor = columns.per_input(self._inv_scale, x)
-        if factor is not None:
-            return columns.scatter(gradient, x).masked_fill_(self._clipped(x * factor), 0)
-        inputs = work.get("grid", (*gradient.shape[:2], gradient.shape[2] + 2, gradient.shape[3]), x)[:, :, :-2]
-        columns.gather(x, inputs)
-        clipped = self._clipped(inputs.mul_(self._inv_scale[:, None, None]))
-        return columns.scatter(gradient.masked_fill_(clipped, 0), x)
-
-    def _clipped(self, scaled: Tensor) -> Tensor:
-        rounded = scaled.round_()
-        return (rounded < self._low) | (rounded > self._high)
 
 
 def _repeat(matrices: Tensor, batch: int) -> Tensor:

@@ -67,6 +67,8 @@ def test_linear_equals_the_oracle(config, shape, outputs, length, centroids):
         (4, 7, (3, 2), {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)}, 5),
         (2, 3, 2, {"padding": "same", "dilation": 1}, 4),
         (2, 3, 3, {"padding": "valid", "dilation": 2}, 18),
+        (4, 6, 3, {"padding": 1, "groups": 2}, None),
+        (6, 6, 1, {"groups": 3}, 4),
     ],
 )
 def test_conv2d_equals_the_oracle_and_has_the_shape_of_its_twin(config, channels, outputs, kernel, options, length):
@@ -98,6 +100,57 @@ def test_mult_and_large_sums_stay_exact():
     frozen.table = torch.full_like(frozen.table, 127) - torch.randint(0, 3, frozen.table.shape, dtype=torch.int8)
     x = torch.randn(5, 2000)
     np.testing.assert_array_equal(frozen(x).numpy(), expect(frozen, x))
+
+
+def test_grouped_convolution_approaches_its_float_twin():
+    """With one-element subvectors on a fine grid: whatever is outside a group must not count."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 4, 2, groups=2)
+    config = LUTConfig(256, 1, encode_dtype="float32", table_dtype="float32")
+    layer = LUTConv2d.from_float(conv, config).eval()
+    x = torch.rand(3, 6, 5, 5) * 4 - 2
+    with torch.no_grad():
+        layer.centroids.copy_(torch.linspace(-4, 4, 256)[None, :, None].expand(24, -1, -1))
+        torch.testing.assert_close(layer(x), conv(x), rtol=0, atol=0.05)
+    layer.train()(x).square().sum().backward()
+    assert conv.weight.grad.shape == conv.weight.shape
+    assert (layer.constants()["table"][:12, :, 2:] == 0).all()
+
+
+@pytest.mark.parametrize("encode_dtype", ["int8", "float32"])
+def test_tables_of_four_bits(encode_dtype):
+    torch.manual_seed(0)
+    layer = LUTLinear(32, 9, config=LUTConfig(encode_dtype=encode_dtype, table_bits=4))
+    x = torch.randn(20, 32)
+    table = layer.constants()["table"]
+    assert table.dtype == torch.int8
+    assert table.abs().amax((0, 1)).tolist() == [7] * 9
+    assert "of 4 bits" in repr(layer)
+    check(layer, x)
+    torch.testing.assert_close(layer.train()(x), layer.eval()(x), rtol=1e-5, atol=1e-5)
+    layer.train()(x).sum().backward()
+    assert layer.weight.grad.any()
+
+
+@pytest.mark.parametrize("encode_dtype", ["int8", "float32"])
+def test_free_tables(encode_dtype, tmp_path):
+    torch.manual_seed(0)
+    config = LUTConfig(encode_dtype=encode_dtype)
+    layer = LUTConv2d(4, 6, 3, config=config)
+    x = torch.rand(2, 4, 6, 6)
+    before = layer.eval()(x)
+    layer.free_table()
+    torch.testing.assert_close(layer(x), before, rtol=1e-4, atol=1e-4)
+    assert layer.weight is None
+    assert "(free)" in repr(layer)
+    layer.train()(x).square().sum().backward()
+    assert layer.table.grad.any() and layer.centroids.grad.any()
+    check(layer, x)
+
+    torch.save(layer.state_dict(), tmp_path / "layer.pt")
+    other = LUTConv2d(4, 6, 3, config=config)
+    other.load_state_dict(torch.load(tmp_path / "layer.pt", weights_only=True))
+    assert torch.equal(other.eval()(x), layer.eval()(x))
 
 
 def test_ties_take_the_lowest_centroid():
@@ -207,10 +260,9 @@ def test_float_twin_shares_weights_and_mode():
     assert "K=16, V=16, C=1" in repr(layer)
 
 
-@pytest.mark.parametrize("options", [{"groups": 2}, {"padding_mode": "reflect", "padding": 1}])
-def test_unsupported_convolutions_are_told(options):
+def test_unsupported_convolutions_are_told():
     with pytest.raises(LutcError, match="lookup-table") as error:
-        LUTConv2d(4, 4, 3, **options)
+        LUTConv2d(4, 4, 3, padding_mode="reflect", padding=1)
     assert error.value.fix == "keep this layer float"
 
 

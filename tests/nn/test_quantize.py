@@ -39,7 +39,7 @@ def test_report_names_every_layer_and_reason():
     ]
     reasons = {row.name: row.reason for row in rows}
     assert reasons["stem"] == "excluded by filter_fn"
-    assert "groups is 4" in reasons["body.0"]
+    assert "depthwise" in reasons["body.0"]
     assert reasons["body.2"] == "K=16, V=4, C=1, encode=int8, table=int8"
 
 

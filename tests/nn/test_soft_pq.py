@@ -83,7 +83,7 @@ def test_gradients_are_those_of_plain_torch(options):
 
 
 def test_integer_search_passes_gradients_straight_through():
-    """They are those of the float search at the inputs and centroids that the integers stand for, and 0 where clipped."""
+    """Those of the float search at the inputs and centroids that the integers stand for, and 0 where clipped."""
     torch.manual_seed(0)
     layer = LUTLinear(8, 3, bias=False, config=LUTConfig(4, 4)).double()
     layer.set_input_range(torch.tensor([-2.0, -3.0]), torch.tensor([2.0, 3.0]))

@@ -1,0 +1,45 @@
+"""Inputs as a search reads them: columns, on the 8-bit grid with encode_dtype="int8", and the way back for gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lutc.nn.columns import Columns, Workspace
+
+
+class InputGrid:
+    """Scale and limits of the integers; inv_scale [C], or None with encode_dtype="float32"."""
+
+    def __init__(self, inv_scale: Tensor | None, input_signed: bool) -> None:
+        self._inv_scale = inv_scale
+        self.low, self.high = (-128, 127) if input_signed else (0, 255)
+
+    def gather(self, x: Tensor, columns: Columns, out: Tensor) -> None:
+        """Write columns [B, C, V, L] of x: whole numbers with encode_dtype="int8"."""
+        factor = self._per_input(x, columns)
+        if factor is not None:
+            columns.gather((x * factor).round_().clamp_(self.low, self.high), out)
+            return
+        columns.gather(x, out)
+        if self._inv_scale is not None:
+            out.mul_(self._inv_scale[:, None, None]).round_().clamp_(self.low, self.high)
+
+    def scatter(self, gradient: Tensor, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
+        """Gradient of the columns, in units of x -> gradient of x: none where an input was clipped."""
+        if self._inv_scale is None:
+            return columns.scatter(gradient, x)
+        factor = self._per_input(x, columns)
+        if factor is not None:
+            return columns.scatter(gradient, x).masked_fill_(self._clipped(x * factor), 0)
+        inputs = work.get("inputs", gradient.shape, x)
+        columns.gather(x, inputs)
+        clipped = self._clipped(inputs.mul_(self._inv_scale[:, None, None]))
+        return columns.scatter(gradient.masked_fill_(clipped, 0), x)
+
+    def _per_input(self, x: Tensor, columns: Columns) -> Tensor | None:
+        return None if self._inv_scale is None else columns.per_input(self._inv_scale, x)
+
+    def _clipped(self, scaled: Tensor) -> Tensor:
+        rounded = scaled.round_()
+        return (rounded < self.low) | (rounded > self.high)

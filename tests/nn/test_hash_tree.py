@@ -1,0 +1,167 @@
+"""Hash trees: the greedy search against brute force, the walk against plain code, gradients against plain torch."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lutc.config import LUTConfig
+from lutc.nn import LUTConv2d, LUTLinear, quantize_
+from lutc.nn.hash_tree import leaf_means, learn_trees
+from lutc.nn.lookup import codes_of
+from lutc.nn.patches import extract_patches, split_subvectors
+
+
+def walk(subvectors: np.ndarray, dims: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Codes [C, N], one row after another."""
+    codes = np.empty(subvectors.shape[:2], np.int64)
+    for c, rows in enumerate(subvectors):
+        for n, row in enumerate(rows):
+            node = 0
+            for dim in dims[c]:
+                node = 2 * node + (2 if row[dim] >= thresholds[c, node] else 1)
+            codes[c, n] = node - thresholds.shape[1]
+    return codes
+
+
+def loss(rows: np.ndarray) -> float:
+    return float(((rows - rows.mean(0)) ** 2).sum()) if len(rows) else 0.0
+
+
+def brute_force_level(buckets: list[np.ndarray]) -> float:
+    """Smallest error left after one more level: one dimension for all, any threshold for each."""
+    best = math.inf
+    for dim in range(buckets[0].shape[1]):
+        total = 0.0
+        for rows in buckets:
+            cuts = [loss(rows)]
+            for value in np.unique(rows[:, dim])[1:]:
+                cuts.append(loss(rows[rows[:, dim] < value]) + loss(rows[rows[:, dim] >= value]))
+            total += min(cuts)
+        best = min(best, total)
+    return best
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_level_is_the_best_one(seed):
+    rng = np.random.default_rng(seed)
+    data = rng.normal(size=(3, 40, 4)).round(1).astype(np.float32)
+    dims, thresholds = learn_trees(torch.from_numpy(data), 3, candidates=4)
+    for c in range(3):
+        buckets = [data[c].astype(np.float64)]
+        for level in range(3):
+            split = [
+                (rows[rows[:, dims[c, level]] < t], rows[rows[:, dims[c, level]] >= t])
+                for rows, t in zip(buckets, thresholds[c, 2**level - 1 : 2 ** (level + 1) - 1].numpy(), strict=True)
+            ]
+            after = [part for pair in split for part in pair]
+            assert sum(map(loss, after)) == pytest.approx(brute_force_level(buckets), rel=1e-9)
+            buckets = after
+
+
+@pytest.mark.parametrize(
+    "data",
+    [torch.zeros(2, 9, 3), torch.ones(1, 1, 2), torch.tensor([[[1.0, 2.0]] * 5 + [[3.0, 2.0]]])],
+    ids=["dead", "one row", "two distinct"],
+)
+def test_buckets_that_cannot_be_split_go_left(data):
+    dims, thresholds = learn_trees(data, 3)
+    assert torch.isfinite(thresholds).all()
+    codes = walk(data.numpy(), dims.numpy(), thresholds.numpy())
+    distinct = len(torch.unique(data[0], dim=0))
+    assert len(np.unique(codes[0])) == distinct
+    means = leaf_means(data, torch.from_numpy(codes), 8)
+    np.testing.assert_allclose(means[0][codes[0]].numpy(), data[0].numpy())
+
+
+def test_no_rows_and_not_finite_are_errors():
+    with pytest.raises(ValueError, match="at least one row"):
+        learn_trees(torch.zeros(1, 0, 2), 2)
+    with pytest.raises(ValueError, match="finite"):
+        learn_trees(torch.tensor([[[torch.nan]]]), 2)
+
+
+def planted(encode_dtype: str = "float32", **options) -> tuple[LUTConv2d, Tensor]:
+    torch.manual_seed(0)
+    config = LUTConfig(8, 9, encoder="tree", encode_dtype=encode_dtype, table_dtype=options.pop("table", "float32"))
+    layer = LUTConv2d(3, 4, 3, padding=1, bias=False, config=config, **options)
+    x = torch.randn(3, 3, 6, 5)
+    rows = split_subvectors(layer.input_rows(x), 3, 9).contiguous()
+    layer.set_input_range(rows.amin((1, 2)), rows.amax((1, 2)))
+    layer.set_trees(*learn_trees(rows, 3), 0.7)
+    layer.set_centroids(leaf_means(rows, codes_of(x, layer.columns(), layer.search()), 8))
+    return layer, x
+
+
+@pytest.mark.parametrize("encode_dtype", ["float32", "int8"])
+def test_codes_are_those_of_the_walk(encode_dtype):
+    layer, x = planted(encode_dtype, table="int8")
+    constants = {k: v.numpy() for k, v in layer.constants().items() if v is not None}
+    rows = split_subvectors(layer.input_rows(x), 3, 9).numpy()
+    if encode_dtype == "int8":
+        rows = np.clip(np.rint(rows * constants["inv_scale"][:, None, None]), -128, 127)
+        assert (constants["split_thresholds"] % 1 == 0).all()
+    codes = walk(rows, constants["split_dims"], constants["split_thresholds"])
+    np.testing.assert_array_equal(codes_of(x, layer.columns(), layer.search()).numpy(), codes)
+    table = constants["table"].astype(np.float64)
+    expected = sum(table[c, codes[c]] for c in range(3)) * constants["table_scale"]
+    found = layer.train()(x).detach().permute(0, 2, 3, 1).reshape(-1, 4).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_gradients_are_those_of_plain_torch():
+    layer, x = planted(stride=2)
+    layer, x = layer.double(), x.double().requires_grad_()
+    y = layer(x)
+    upstream = torch.randn_like(y)
+    parameters = (x, layer.split_thresholds, layer.log_temperature, layer.weight, layer.centroids)
+    actual = torch.autograd.grad(y, parameters, upstream)
+
+    rows, _ = extract_patches(x, layer.kernel_size, layer.stride, layer.pads, layer.dilation)
+    values = split_subvectors(rows, 3, 9)
+    side = {}
+    for node in range(7):
+        dim = layer.split_dims[:, int(math.log2(node + 1))].long()
+        looked_at = values.gather(2, dim[:, None, None].expand(-1, values.shape[1], 1))[..., 0]
+        side[node] = torch.tanh((looked_at - layer.split_thresholds[:, node, None]) / layer.log_temperature.exp())
+    scores = []
+    for leaf in range(8):
+        node, score = 0, torch.zeros_like(side[0])
+        for bit in f"{leaf:03b}":
+            score = score + (side[node] if bit == "1" else -side[node])
+            node = 2 * node + (2 if bit == "1" else 1)
+        scores.append(score)
+    soft = torch.einsum("cnk,ckm->nm", torch.softmax(torch.stack(scores, -1), -1), layer.float_table())
+    expected = torch.autograd.grad(soft, parameters, upstream.permute(0, 2, 3, 1).reshape(-1, 4))
+    for got, want in zip(actual, expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("encode_dtype", ["float32", "int8"])
+def test_training_a_network_of_trees_lowers_the_loss(encode_dtype):
+    torch.manual_seed(0)
+    x = torch.randn(256, 16)
+    target = torch.tanh(x @ torch.randn(16, 4))
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    quantize_(model, LUTConfig(16, 4, encoder="tree", encode_dtype=encode_dtype), calibration=[x])
+    assert isinstance(model[0], LUTLinear)
+    start = model[0].split_thresholds.clone()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    losses = []
+    for _ in range(60):
+        error = (model(x) - target).square().mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        losses.append(error.item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert not torch.equal(model[0].split_thresholds, start)
+
+
+def test_only_powers_of_two():
+    with pytest.raises(ValueError, match="power of two"):
+        LUTConfig(12, encoder="tree")
