@@ -150,23 +150,22 @@ class _Emitter:
             with T.serial(taps) as tap, T.serial(inner // group) as c:
                 add(tap0 + tap, c0 + c * group)
 
-        parts = layer.channel_steps // inner
-        if total is None:
-            run(0, 0)
-        else:
-            with T.serial(outer) as o:
-                run(o // parts * taps, o % parts * inner)
-                for n in range(rows * vectors):
-                    total.set(n, total.get(n) + steps.drain(acc.get(n)))
-        sums = []
-        for n in range(rows * vectors):
-            if total is not None:
-                sums.append(T.Bind(total.get(n)))
-                continue
+        def drained(n: int) -> Expr:
             value = steps.drain(acc.get(n))
             for part in range(1, apart):
                 value = value + steps.drain(acc.get(part * rows * vectors + n))
-            sums.append(T.Bind(value))
+            return value
+
+        count, parts = rows * vectors, layer.channel_steps // inner
+        if total is None:
+            run(0, 0)
+            sums = [T.Bind(drained(n)) for n in range(count)]
+        else:
+            with T.serial(outer) as o:
+                run(o // parts * taps, o % parts * inner)
+                for n in range(count):
+                    total.set(n, total.get(n) + drained(n))
+            sums = [T.Bind(total.get(n)) for n in range(count)]
         return [sums[r * vectors : (r + 1) * vectors] for r in range(rows)]
 
     def _drain_loops(self, group: int) -> tuple[int, int, int]:
