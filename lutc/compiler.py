@@ -51,7 +51,7 @@ def compile(
     model: Any, target: str | Target = "native", *, output: str | os.PathLike[str] | None = None,
     codebooks: Codebooks | str | os.PathLike[str] | None = None, database: str | os.PathLike[str] | None = None,
     keep_float: Sequence[str] = (), linker: str | None = None, input_shapes: Mapping[str, Sequence[int]] | None = None,
-    emit: Sequence[str] = ("so",), dump_ir: str | os.PathLike[str] | None = None, time_passes: bool = False,
+    emit: Sequence[str] = ("so",), exact: bool = False, dump_ir: str | os.PathLike[str] | None = None, time_passes: bool = False,
     overwrite: bool = False, progress: Progress | None = None,
 ) -> Artifact:  # fmt: skip
     """Compile a model for a target into an artifact folder.
@@ -66,6 +66,7 @@ def compile(
     linker : None for the first that works, "zig", or a compiler's name.
     input_shapes : input name -> sizes, where the model leaves a dimension open.
     emit : "so" and also "asm" (model.s), "ir" (model.ir, the scheduled module as TVMScript), stored in the artifact.
+    exact : levels of quantized layers that are no multiples of one number keep up to 16 bits, at half the speed.
     dump_ir : a folder that gets the module after every pass.
     time_passes : tell the time of every pass to `progress`, as phase "pass".
     overwrite : replace an artifact that is there.
@@ -87,7 +88,7 @@ def compile(
     imported = _import(model, codebooks, input_shapes, trace)
     folder = Path(output) if output is not None else Path(f"{_stem(imported)}-{goal.name}.lutc")
     check_output(folder, overwrite=overwrite)
-    built = _build(imported, goal, keep_float, trace, keep_text="ir" in emit)
+    built = _build(imported, goal, keep_float, exact, trace, keep_text="ir" in emit)
     manifest = _manifest(imported, goal, folder, built, chosen_linker)
     with trace.phase("link") as message:
         message.append(chosen_linker.name)
@@ -122,7 +123,7 @@ def _import(model: Any, codebooks: Any, input_shapes: Any, trace: _Trace) -> Mod
     return model
 
 
-def _build(model: Model, goal: Target, keep_float: Sequence[str], trace: _Trace, keep_text: bool):
+def _build(model: Model, goal: Target, keep_float: Sequence[str], exact: bool, trace: _Trace, keep_text: bool):
     """The tvm_ext pipeline, phase by phase."""
     from tvm_ext import pipeline
     from tvm_ext.transform import layer_rows, list_layers
@@ -130,15 +131,18 @@ def _build(model: Model, goal: Target, keep_float: Sequence[str], trace: _Trace,
     llvm = goal.llvm()
     with trace.phase("rewrite") as message:
         layers = list_layers(model.mod)
-        books = _codebooks(model, keep_float, layers)
-        rewritten = pipeline.rewrite(model.mod, books, trace.instruments)
+        kept = _kept_float(keep_float, layers)
+        books = _codebooks(model, kept, layers)
+        rewritten = pipeline.rewrite(model.mod, books, trace.instruments, exact=exact, keep_float=kept)
         _check_rows(layer_rows(rewritten), model)
         message.append(f"{len(books)} float layers become lookup tables" if books else "")
     with trace.phase("schedule") as message:
         scheduled = pipeline.schedule(rewritten, llvm, trace.instruments)
         rows = layer_rows(scheduled)
         tables, floats = (sum(row["kind"] == kind for row in rows) for kind in ("lut", "float"))
-        message.append(f"{tables} of {tables + floats} layers are lookup tables")
+        integers = sum(row["kind"] == "integer" for row in rows)
+        message.append(f"{tables} of {tables + floats + integers} layers are lookup tables")
+        message += [f"{integers} are integer"] if integers else []
     with trace.phase("codegen") as message:
         built = pipeline.codegen(scheduled, llvm, trace.instruments, lift_above=_LIFT_ABOVE, keep_text=keep_text)
         message.append(" ".join([goal.triple, goal.cpu, *goal.attrs]))
@@ -147,13 +151,18 @@ def _build(model: Model, goal: Target, keep_float: Sequence[str], trace: _Trace,
     return built
 
 
-def _codebooks(model: Model, keep_float: Sequence[str], layers: Mapping[str, bool]) -> dict[str, Any]:
-    """The model's codebooks without those of `keep_float`; names and patterns that match no layer are mistakes.
+def _codebooks(model: Model, kept: set[str], layers: Mapping[str, bool]) -> dict[str, Any]:
+    """The model's codebooks without those of layers that are `kept` float; names that match no layer are mistakes."""
+    if model.codebooks is not None:
+        model.codebooks.check_layers(layers)
+    return {name: book for name, book in (model.codebooks or {}).items() if name not in kept}
+
+
+def _kept_float(keep_float: Sequence[str], layers: Mapping[str, bool]) -> set[str]:
+    """The layers that the patterns name; patterns that match none, or a stored table, are mistakes.
 
     layers: name -> whether the model stores it as a table.
     """
-    if model.codebooks is not None:
-        model.codebooks.check_layers(layers)
     kept: set[str] = set()
     for pattern in keep_float:
         matched = [name for name in layers if fnmatch.fnmatchcase(name, pattern)]
@@ -161,7 +170,7 @@ def _codebooks(model: Model, keep_float: Sequence[str], layers: Mapping[str, boo
         if not matched or tables:
             raise _keep_float_error(pattern, tables, list(layers))
         kept.update(matched)
-    return {name: book for name, book in (model.codebooks or {}).items() if name not in kept}
+    return kept
 
 
 def _keep_float_error(pattern: str, tables: list[str], names: list[str]) -> LoweringError:
@@ -247,7 +256,7 @@ def _manifest(model: Model, goal: Target, folder: Path, built: Any, linker: Link
 
 
 def _layer(row: Mapping[str, Any]) -> LayerRow:
-    return LayerRow(**row, schedule="rule" if row["kind"] == "lut" else "")
+    return LayerRow(**row, schedule="" if row["kind"] == "float" else "rule")
 
 
 def _stem(model: Model) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import tvm
@@ -17,11 +17,13 @@ from tvm_ext.schedule import RULES
 from tvm_ext.transform._from_weights import CodebookLike
 
 
-def rewrite_passes(codebooks: Mapping[str, CodebookLike], exact: bool = False) -> list[tvm.transform.Pass]:
+def rewrite_passes(
+    codebooks: Mapping[str, CodebookLike], exact: bool = False, keep_float: Collection[str] = ()
+) -> list[tvm.transform.Pass]:  # fmt: skip
     """Quantized layers become integer ones; float layers that have a codebook become R.lut.dense and R.lut.conv2d."""
     return [
         relax.transform.FoldConstant(),
-        t.RewriteQuantizedToInteger(exact),
+        t.RewriteQuantizedToInteger(exact, keep_float),
         t.RewriteDenseToLUT(codebooks),
         t.RewriteConv2dToLUT(codebooks),
     ]
@@ -104,14 +106,15 @@ class Built:
 
 def rewrite(
     mod: tvm.IRModule, codebooks: Mapping[str, CodebookLike], instruments: Sequence[PassInstrument] = (),
-    *, exact: bool = False,
+    *, exact: bool = False, keep_float: Collection[str] = (),
 ) -> tvm.IRModule:  # fmt: skip
     """The first phase alone, so that a caller can look at what became a table and stop (`transform.layer_rows`).
 
     exact : levels of quantized layers that are no multiples of one number keep up to 16 bits instead of 8.
+    keep_float : names of quantized layers that stay float.
     """
     with tvm.transform.PassContext(opt_level=3, instruments=list(instruments)):
-        return tvm.transform.Sequential(rewrite_passes(codebooks, exact), name="rewrite")(mod)
+        return tvm.transform.Sequential(rewrite_passes(codebooks, exact, keep_float), name="rewrite")(mod)
 
 
 def schedule(mod: tvm.IRModule, target: Mapping, instruments: Sequence[PassInstrument] = ()) -> tvm.IRModule:

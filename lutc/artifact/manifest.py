@@ -29,16 +29,20 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Parameters
     ----------
-    kind : "lut", or "float" with the `reason` it stayed so.
+    kind : "lut", "integer" (quantized inputs and weights), or "float" with the `reason` it stayed so.
     kernel : intrinsic or library kernel that computes it.
-    num_centroids, subvector_len, num_codebooks, outputs : K, V, C, M; K = V = C = 0 for a float layer.
-    table_bytes : bytes of the packed tables.
+    num_centroids, subvector_len, num_codebooks, outputs : K, V, C, M; K = V = C = 0 for other layers.
+    table_bytes : bytes of the packed tables, or of the stored weights of an integer layer.
+    input_levels, weight_levels, weight_bits : of an integer layer: values that inputs and weights (in an output channel,
+        if not in all) may have, and bits a stored weight takes.
+    level_error : of an integer layer whose levels were rounded: what that changes in its sums, relative to their
+        standard deviation; 0 where the integers are exact.
     schedule : where the schedule came from: "rule", "database", or "" for a float layer.
     """
 
     name: str
     op: Literal["dense", "conv2d"]
-    kind: Literal["lut", "float"]
+    kind: Literal["lut", "integer", "float"]
     reason: str = ""
     kernel: str = ""
     num_centroids: int = 0
@@ -48,6 +52,10 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     encode_dtype: str = ""
     table_dtype: str = ""
     table_bytes: int = 0
+    input_levels: int = 0
+    weight_levels: int = 0
+    weight_bits: int = 0
+    level_error: float = 0.0
     schedule: str = ""
 
 

@@ -56,6 +56,7 @@ def _parse_emit(_ctx: click.Context, _param: click.Parameter, value: str) -> tup
               help="Sizes of an input with open dimensions, e.g. x=1,3,224,224; may be repeated.")  # fmt: skip
 @click.option("--emit", default="so", metavar="KINDS", callback=_parse_emit,
               help=f"What to put in the artifact: {','.join(EMIT)}.  [default: so]")  # fmt: skip
+@click.option("--exact", is_flag=True, help="Keep up to 16 bits of quantization levels that do not fit 8, at half the speed.")
 @click.option("--linker", metavar="NAME", help="zig, or a compiler to link with.  [default: the first that works]")
 @click.option("--dump-ir", type=PATH, metavar="DIR", help="Write the program after every pass into DIR.")
 @click.option("--time-passes", is_flag=True, help="Print the time of every pass.")

@@ -24,6 +24,7 @@ from lutc.importers.onnx_layers import convert_layer
 from lutc.importers.onnx_lut_nodes import read_lut_nodes
 from lutc.importers.onnx_support import check_supported
 from lutc.importers.palette import expand_palettes
+from lutc.importers.quantizer import Quantizer, quantizer_error, read_quantizers
 from lutc.importers.relax_types import static_shape, tensor_specs
 from lutc.model import Model
 
@@ -54,7 +55,8 @@ def import_onnx(
     model = fold_shapes(model, shapes)
     check_supported(model, source)
     layers = read_lut_nodes(model.graph, source, places)
-    importer = _Importer(shapes, layers, places, source)
+    quantizers = read_quantizers(model.graph, source, places)
+    importer = _Importer(shapes, layers, quantizers, places, source)
     mod = importer.run(model)
     inputs = [value.name for value in graph_inputs(model.graph)]
     outputs = [value.name for value in model.graph.output]
@@ -65,10 +67,11 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
     """TVM's importer with more converters. tests/importers pins what is overridden here."""
 
     def __init__(
-        self, shapes: Mapping[str, list[int]], layers: Mapping[str, LUTLayer], places: Mapping[str, str], source: str
-    ) -> None:
+        self, shapes: Mapping[str, list[int]], layers: Mapping[str, LUTLayer], quantizers: Mapping[str, Quantizer],
+        places: Mapping[str, str], source: str,
+    ) -> None:  # fmt: skip
         super().__init__(dict(shapes), "float32")
-        self._layers, self._places, self._source = layers, places, source
+        self._layers, self._quantizers, self._places, self._source = layers, quantizers, places, source
 
     def run(self, model: onnx.ModelProto) -> tvm.IRModule:
         opset = next((o.version for o in model.opset_import if o.domain in STANDARD_DOMAINS), 1)
@@ -90,6 +93,8 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
         try:
             if name in self._layers:
                 return self._convert_lut(self._layers[name], inputs[0])
+            if name in self._quantizers:
+                return self._convert_quantizer(self._quantizers[name], inputs[0], place)
             converted = convert_layer(self.bb, op_name, inputs, attrs)
             if converted is None:
                 converted = super()._convert_operator(op_name, inputs, attrs, opset)
@@ -108,6 +113,12 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
         if problem is not None:
             raise layer_error([(self._places.get(layer.name, layer.name), problem)], self._source)
         return self.bb.emit(lut_call(layer, x))
+
+    def _convert_quantizer(self, quantizer: Quantizer, x: relax.Expr, place: str) -> relax.Expr:
+        problem = quantizer.input_problem(static_shape(x) or ())
+        if problem is not None:
+            raise quantizer_error(place, problem)
+        return self.bb.emit(quantizer.call(x))
 
 
 class _ConversionFailed(BaseException):

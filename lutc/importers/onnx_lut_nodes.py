@@ -12,6 +12,7 @@ from lutc.importers.lut_layer import ARGUMENTS, LUTLayer, Problem, layer_error
 from lutc.importers.onnx_domains import LUTC_DOMAIN
 from lutc.importers.onnx_graph import all_nodes, constants, describe
 
+_LAYERS = ("LUTDense", "LUTConv2d")
 _COMMON = {"encode_dtype": "float32", "encoder": "l2", "input_signed": 1}
 _GEOMETRY = {"kernel_shape": None, "strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "group": 1}
 
@@ -27,7 +28,7 @@ def read_lut_nodes(graph: onnx.GraphProto, source: str, places: Mapping[str, str
     layers: dict[str, LUTLayer] = {}
     problems: list[tuple[str, Problem]] = []
     for index, node in enumerate(all_nodes(graph)):
-        if node.domain != LUTC_DOMAIN:
+        if node.domain != LUTC_DOMAIN or node.op_type not in _LAYERS:
             continue
         layer, problem = _read(node, known)
         problem = problem or layer.problem()

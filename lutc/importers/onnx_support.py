@@ -10,7 +10,7 @@ from lutc.importers.names import did_you_mean
 from lutc.importers.onnx_domains import LUTC_DOMAIN, STANDARD_DOMAINS
 from lutc.importers.onnx_graph import all_nodes
 
-LUT_OPS = ("LUTDense", "LUTConv2d")
+LUT_OPS = ("LUTDense", "LUTConv2d", "LUTQuantize")
 LUTC_VERSION = 1
 # TVM looks operators up by name alone, so a foreign operator must not pass for a standard one of the same name
 _CONTRIB_DOMAIN = "com.microsoft"

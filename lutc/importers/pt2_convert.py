@@ -18,6 +18,7 @@ from lutc.importers.lut_call import lut_call
 from lutc.importers.lut_layer import ARGUMENTS, LUTLayer, layer_error
 from lutc.importers.onnx_layers import named
 from lutc.importers.palette import palette_error, palette_weight
+from lutc.importers.quantizer import Quantizer, quantizer_error
 from lutc.importers.relax_types import static_shape
 
 _GEOMETRY = ("kernel_shape", "strides", "pads", "dilations")
@@ -43,6 +44,7 @@ def from_program(program: torch.export.ExportedProgram, source: str) -> tuple[tv
         for kind in ("dense", "conv2d")
     }
     custom["lut_palette.default"] = lambda node, importer: _convert_palette(node, constants, source)
+    custom["lut_quantize.default"] = lambda node, importer: _convert_quantizer(node, importer, constants, source)
     custom |= {name: _naming_converter(name, places) for name in (*_CONV_OPS, *_DENSE_OPS)}
     mod = from_exported_program(
         program, custom_convert_map=custom, unwrap_unit_return_tuple=True, run_ep_decomposition=False
@@ -107,6 +109,18 @@ def _convert_palette(node: Node, constants: dict[str, np.ndarray], source: str) 
         )
     except ValueError as error:
         raise palette_error(where, error) from error
+
+
+def _convert_quantizer(node: Node, importer: Any, constants: dict[str, np.ndarray], source: str) -> relax.Var:
+    values = _arguments(node)
+    where = f'{source}, node "{node.name}" ({node.target}, "{values["layer"]}")'
+    tables = [_constant(values[name], name, constants, where) for name in ("thresholds", "levels")]
+    quantizer = Quantizer(values["layer"] or node.name, *tables, axis=int(values["axis"]))  # type: ignore[arg-type]
+    x = importer.env[values["x"]]
+    problem = quantizer.problem() or quantizer.input_problem(static_shape(x) or ())
+    if problem:
+        raise quantizer_error(where, problem)
+    return importer.block_builder.emit(quantizer.call(x))
 
 
 def _arguments(node: Node) -> dict[str, Any]:

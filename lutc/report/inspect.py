@@ -28,6 +28,10 @@ _TITLES = {
     "outputs": "outputs",
     "encode_dtype": "encode",
     "table_dtype": "table",
+    "input_levels": "input levels",
+    "weight_levels": "weight levels",
+    "weight_bits": "weight bits",
+    "level_error": "level error",
     "bytes": "size",
     "kernel": "kernel",
     "schedule": "schedule",
@@ -39,8 +43,8 @@ _TITLES = {
 class InspectReport(Report):
     """Rows: one a dense or conv layer; `bytes` is that of its tables, weights or centroids.
 
-    A row holds those of name, op, kind ("lut" or "float"), num_centroids (K), subvector_len (V), num_codebooks (C),
-    inputs, outputs, encode_dtype, table_dtype, bytes, kernel, schedule and reason that its file tells.
+    A row holds those of name, op, kind ("lut", "integer" or "float"), num_centroids (K), subvector_len (V), num_codebooks (C),
+    inputs, outputs, encode_dtype, table_dtype, input_levels, weight_levels, weight_bits, level_error, bytes, kernel, schedule and reason that its file tells.
     """
 
     details: dict[str, Any] = field(default_factory=dict)
@@ -121,7 +125,8 @@ def _inspect_onnx(path: Path) -> InspectReport:
 
 def _count(rows: Sequence[Mapping[str, Any]]) -> str:
     lut = sum(row["kind"] == "lut" for row in rows)
-    return f"{lut} of {len(rows)} layers are lookup tables"
+    integer = sum(row["kind"] == "integer" for row in rows)
+    return f"{lut} of {len(rows)} layers are lookup tables" + (f", {integer} are integer" if integer else "")
 
 
 def _inspect_codebooks(path: Path) -> InspectReport:

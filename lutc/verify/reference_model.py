@@ -69,7 +69,7 @@ class ReferenceModel:
         A code is a decision, which the rounding of a float convolution before it can tip: how far the outputs move here
         is how far two right implementations may be apart.
         """
-        if not self.layer_inputs:
+        if not any(_decides(node) for node in self._model.graph.node):
             return []
         if self._nudged is None:
             self._nudged = [OnnxRunner(_nudged(self._model, sign), [], self.path) for sign in (1, -1)]
@@ -134,13 +134,18 @@ def _without_tables(path: str, missing: list[str], codebooks: Codebooks | None) 
     )
 
 
+def _decides(node: onnx.NodeProto) -> bool:
+    """Whether the node turns its float input into codes."""
+    return node.domain == LUTC_DOMAIN and node.op_type in ("LUTDense", "LUTConv2d", "LUTQuantize")
+
+
 def _nudged(model: onnx.ModelProto, sign: int) -> onnx.ModelProto:
-    """The model with the input of every second lutc node a little larger and of the others a little smaller."""
+    """The model with the input of every second node that makes codes a little larger and of the others a little smaller."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     nodes: list[onnx.NodeProto] = []
     for node in copy.graph.node:
-        if node.domain == LUTC_DOMAIN:
+        if _decides(node):
             factor = np.float32(1 + sign * _NUDGE)
             sign = -sign
             name = f"{node.name}.nudge"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,16 +48,19 @@ class RewriteQuantizedToInteger:
     "Few" is at most 256 in all, or in every output channel. The input is a ``R.lut.quantize`` or
     ``R.take(levels, R.bucketize(x, thresholds, right=True), axis=0)``. Where levels are multiples of one number the
     layer is exact; else they are rounded to 8 bits and the mean of the error goes into a bias, or with `exact` to as
-    many of 16 bits as sums of int32 allow. Zero padding adds the integer 0, whether 0 is a level or not.
+    many of 16 bits as sums of int32 allow. Layers whose names are in `keep_float` are left alone.
+    Zero padding adds the integer 0, whether 0 is a level or not.
     """
 
-    def __init__(self, exact: bool = False) -> None:
-        self.exact = exact
+    def __init__(self, exact: bool = False, keep_float: Collection[str] = ()) -> None:
+        self.exact, self.keep_float = exact, keep_float
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         rows: list[dict] = []
 
         def rewrite(rewriter, call: relax.Call) -> relax.Expr | None:
+            if layer_name(call, "") in self.keep_float:
+                return None
             if call.op == _CONV2D and _plain_conv(call):
                 weight = array(call.args[1])
             elif call.op == _MATMUL:
@@ -148,7 +152,7 @@ def _integer_layer(
         rewriter.memo[key], relax.const(weights.integers.astype("int16" if wide else "int8")),
         relax.const(scale.astype(np.float32)), bias,
     ]  # fmt: skip
-    rows.append(_row(name, call, quantizer, weight, inputs, weights, shares, wide))
+    rows.append(_row(name, call, quantizer, weight, inputs, weights, shares))
     if call.op == _MATMUL:
         return lut.quantized_dense(*args, layer=name)
     a = call.attrs
@@ -239,13 +243,12 @@ def _wide_limits(flat: np.ndarray, inputs: IntegerLevels | None, weights: Weight
 
 def _row(
     name: str, call: relax.Call, quantizer: Quantizer, weight: np.ndarray, inputs: IntegerLevels, weights: WeightLevels,
-    shares: np.ndarray, wide: bool,
+    shares: np.ndarray,
 ) -> dict:  # fmt: skip
     return {
         "name": name, "op": "conv2d" if call.op == _CONV2D else "dense", "kind": "integer", "reason": "",
         "outputs": len(weight), "input_levels": len(quantizer.levels), "weight_levels": _most_values(weight),
         "level_error": 0.0 if inputs.exact and weights.exact else _level_error(quantizer, weight, inputs, weights, shares),
-        "table_dtype": "int16" if wide else "int8",
     }  # fmt: skip
 
 
