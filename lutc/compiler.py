@@ -50,8 +50,9 @@ class _Trace:
 def compile(
     model: Any, target: str | Target = "native", *, output: str | os.PathLike[str] | None = None,
     codebooks: Codebooks | str | os.PathLike[str] | None = None, database: str | os.PathLike[str] | None = None,
-    keep_float: Sequence[str] = (), linker: str | None = None, input_shapes: Mapping[str, Sequence[int]] | None = None,
-    emit: Sequence[str] = ("so",), exact: bool = False, dump_ir: str | os.PathLike[str] | None = None, time_passes: bool = False,
+    keep_float: Sequence[str] = (), table_bits: int = 0, exact: bool = False, linker: str | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None, emit: Sequence[str] = ("so",),
+    dump_ir: str | os.PathLike[str] | None = None, time_passes: bool = False,
     overwrite: bool = False, progress: Progress | None = None,
 ) -> Artifact:  # fmt: skip
     """Compile a model for a target into an artifact folder.
@@ -63,6 +64,8 @@ def compile(
     output : the artifact's folder; None is ``NAME-TARGET.lutc`` in the working directory.
     codebooks : codebooks, or their file, for float layers that shall become lookup tables.
     keep_float : shell patterns of layer names whose codebooks are not used.
+    table_bits : the least bits that int8 tables may be narrowed to; 8 keeps them as they are. With 0 the target's core
+        decides: some AArch64 cores read 7-bit tables faster, and layer rows then tell the error that this adds.
     linker : None for the first that works, "zig", or a compiler's name.
     input_shapes : input name -> sizes, where the model leaves a dimension open.
     emit : "so" and also "asm" (model.s), "ir" (model.ir, the scheduled module as TVMScript), stored in the artifact.
@@ -88,7 +91,7 @@ def compile(
     imported = _import(model, codebooks, input_shapes, trace)
     folder = Path(output) if output is not None else Path(f"{_stem(imported)}-{goal.name}.lutc")
     check_output(folder, overwrite=overwrite)
-    built = _build(imported, goal, keep_float, exact, trace, keep_text="ir" in emit)
+    built = _build(imported, goal, keep_float, table_bits, exact, trace, keep_text="ir" in emit)
     manifest = _manifest(imported, goal, folder, built, chosen_linker)
     with trace.phase("link") as message:
         message.append(chosen_linker.name)
@@ -123,7 +126,9 @@ def _import(model: Any, codebooks: Any, input_shapes: Any, trace: _Trace) -> Mod
     return model
 
 
-def _build(model: Model, goal: Target, keep_float: Sequence[str], exact: bool, trace: _Trace, keep_text: bool):
+def _build(
+    model: Model, goal: Target, keep_float: Sequence[str], table_bits: int, exact: bool, trace: _Trace, keep_text: bool
+):
     """The tvm_ext pipeline, phase by phase."""
     from tvm_ext import pipeline
     from tvm_ext.transform import layer_rows, list_layers
@@ -137,12 +142,17 @@ def _build(model: Model, goal: Target, keep_float: Sequence[str], exact: bool, t
         _check_rows(layer_rows(rewritten), model)
         message.append(f"{len(books)} float layers become lookup tables" if books else "")
     with trace.phase("schedule") as message:
-        scheduled = pipeline.schedule(rewritten, llvm, trace.instruments)
+        scheduled = pipeline.schedule(rewritten, llvm, trace.instruments, table_bits=table_bits)
         rows = layer_rows(scheduled)
         tables, floats = (sum(row["kind"] == kind for row in rows) for kind in ("lut", "float"))
         integers = sum(row["kind"] == "integer" for row in rows)
         message.append(f"{tables} of {tables + floats + integers} layers are lookup tables")
         message += [f"{integers} are integer"] if integers else []
+        narrow = [row for row in rows if 0 < row.get("table_bits", 0) < 8]
+        if narrow:
+            error = max(row["table_error"] for row in narrow)
+            bits = min(row["table_bits"] for row in narrow)
+            message.append(f"({len(narrow)} of {bits} bits: off by {error:.1%} at most)")
     with trace.phase("codegen") as message:
         built = pipeline.codegen(scheduled, llvm, trace.instruments, lift_above=_LIFT_ABOVE, keep_text=keep_text)
         message.append(" ".join([goal.triple, goal.cpu, *goal.attrs]))
@@ -244,7 +254,7 @@ def _manifest(model: Model, goal: Target, folder: Path, built: Any, linker: Link
         source=Source(file=Path(model.source).name, sha256=model.source_sha256),
         target=TargetInfo(
             name=goal.name, arch=goal.arch, triple=goal.triple, cpu=goal.cpu,
-            attrs=list(goal.attrs), requires=list(goal.requires),
+            attrs=list(goal.attrs), requires=list(goal.requires), core=goal.core,
         ),
         inputs=list(model.inputs),
         outputs=list(model.outputs),

@@ -34,6 +34,7 @@ class Target:
     attrs : LLVM attributes (`-mattr`), each with its "+" or "-".
     requires : flags of /proc/cpuinfo that a machine must have to run the code.
     description : one line for people.
+    core : the AArch64 CPU it is for, which decides between kernels; `cpu` may be another of the same instruction set.
     """
 
     name: str
@@ -43,11 +44,17 @@ class Target:
     attrs: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     description: str = ""
+    core: str = ""
 
     def llvm(self) -> dict[str, object]:
         """What `tvm.target.Target` takes."""
-        target: dict[str, object] = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.cpu}
-        return {**target, "mattr": list(self.attrs)} if self.attrs else target
+        return llvm_target(self.triple, self.cpu, self.attrs, self.core)
+
+
+def llvm_target(triple: str, cpu: str, attrs: Sequence[str], core: str) -> dict[str, object]:
+    """What `tvm.target.Target` takes for the fields of a `Target`."""
+    target: dict[str, object] = {"kind": "llvm", "mtriple": triple, "mcpu": cpu}
+    return target | ({"mattr": list(attrs)} if attrs else {}) | ({"model": core} if core else {})
 
 
 class TargetLike(Protocol):
@@ -61,17 +68,21 @@ class TargetLike(Protocol):
     def requires(self) -> Sequence[str]: ...
 
 
-def _target(name: str, arch: str, cpu: str, attrs: Sequence[str], description: str) -> Target:
-    features = closure(FEATURES[arch][cpu])
+def _target(name: str, arch: str, core: str, attrs: Sequence[str], description: str) -> Target:
+    features = closure(FEATURES[arch][core])
     for attr in attrs:
         features = closure(features | {attr[1:]}) if attr.startswith("+") else without(features, attr[1:])
-    return Target(name, arch, _TRIPLES[arch], cpu, tuple(attrs), required_flags(arch, features), description)
+    flags, cpu = required_flags(arch, features), _SCHEDULED_AS.get(core, core)
+    return Target(name, arch, _TRIPLES[arch], cpu, tuple(attrs), flags, description, core if arch == "aarch64" else "")
 
 
 _NEON, _DOTPROD = ("+neon",), ("+neon", "+dotprod")
-# LLVM's scheduling model for A76 and its kin is the Cortex-A57's, which orders loads so early that accumulators spill;
-# neoverse-n1 is the same core with a model of its own. SVE is off: the kernels are NEON, and fixed-width code is what
-# the tests cover.
+# LLVM's scheduling model for A76 and its kin is the Cortex-A57's, which orders loads so early that accumulators spill,
+# and so does the A55's; neoverse-n1 has the same instruction set and a model of its own.
+_SCHEDULED_AS = dict.fromkeys(
+    ("cortex-a55", "cortex-a75", "cortex-a76", "cortex-a77", "cortex-a78", "cortex-x1"), "neoverse-n1"
+)
+# SVE is off: the kernels are NEON, and fixed-width code is what the tests cover.
 _NAMED: dict[str, Target] = {
     target.name: target
     for target in (
@@ -89,10 +100,10 @@ _NAMED: dict[str, Target] = {
         _target("arm64-dotprod", "aarch64", "generic", _DOTPROD, "Armv8.2-A NEON with sdot (cores since about 2018)"),
         _target("cortex-a55", "aarch64", "cortex-a55", _DOTPROD, "Arm Cortex-A55 (small cores of phones)"),
         _target("cortex-a72", "aarch64", "cortex-a72", _NEON, "Arm Cortex-A72"),
-        _target("cortex-a76", "aarch64", "neoverse-n1", _DOTPROD, "Arm Cortex-A76, A77, A78"),
-        _target("cortex-x1", "aarch64", "neoverse-n1", _DOTPROD, "Arm Cortex-X1 (large cores of phones)"),
+        _target("cortex-a76", "aarch64", "cortex-a76", _DOTPROD, "Arm Cortex-A76, A77, A78"),
+        _target("cortex-x1", "aarch64", "cortex-x1", _DOTPROD, "Arm Cortex-X1 (large cores of phones)"),
         _target("raspberry-pi-4", "aarch64", "cortex-a72", _NEON, "Raspberry Pi 4 (Cortex-A72)"),
-        _target("raspberry-pi-5", "aarch64", "neoverse-n1", _DOTPROD, "Raspberry Pi 5 (Cortex-A76)"),
+        _target("raspberry-pi-5", "aarch64", "cortex-a76", _DOTPROD, "Raspberry Pi 5 (Cortex-A76)"),
         _target("neoverse-n1", "aarch64", "neoverse-n1", _DOTPROD, "Arm Neoverse N1 (Ampere Altra)"),
         _target("neoverse-v1", "aarch64", "neoverse-v1", (*_DOTPROD, "-sve"), "Arm Neoverse V1, NEON only"),
         _target("graviton2", "aarch64", "neoverse-n1", _DOTPROD, "AWS Graviton2 (Neoverse N1)"),
@@ -114,13 +125,14 @@ def list_targets() -> list[Target]:
 def parse_target(text: str) -> Target:
     """The target that ``NAME[,cpu=CPU][,+FEATURE][,-FEATURE]`` names; "native" is the best level this machine runs.
 
-    ``cpu`` and features are handed to LLVM as they are. Raises TargetError with the nearest names.
+    ``cpu`` chooses kernels and LLVM's code, features are handed to LLVM as they are. Raises TargetError with the
+    nearest names.
     """
     name, *options = [part.strip() for part in text.split(",")]
     target = host_target() if name == "native" else _NAMED.get(name)
     if target is None:
         raise _unknown("target", name, text, [*_NAMED, "native"], "see the list: lutc targets")
-    cpu, attrs = target.cpu, list(target.attrs)
+    cpu, attrs = target.core or target.cpu, list(target.attrs)
     for option in options:
         if option.startswith("cpu="):
             cpu = _known("CPU", option[4:], text, FEATURES[target.arch], target.arch)

@@ -108,6 +108,6 @@ def _unpack(codes: np.ndarray, layout: str, positions: int, num_codebooks: int) 
     for index in np.ndindex(*read.code_shape):
         row, codebook = read.code_position(*index)
         rows[:, :, row, :, codebook] = (
-            codes[(slice(None), slice(None), slice(None), *index)] - codebook * read.code_offset
+            codes[(slice(None), slice(None), slice(None), *index)] - read.code_start(codebook)
         )
     return rows.reshape(batch, tiles * read.rows, -1)[:, :positions, :num_codebooks]

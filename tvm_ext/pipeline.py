@@ -29,14 +29,17 @@ def rewrite_passes(
     ]
 
 
-def lut_passes(target: Target) -> list[tvm.transform.Pass]:
-    """Lut layers become packed encodes and table reads with everything fused that is free there."""
+def lut_passes(target: Target, table_bits: int = 0) -> list[tvm.transform.Pass]:
+    """Lut layers become packed encodes and table reads with everything fused that is free there.
+
+    `table_bits`: the least bits that int8 tables may be narrowed to; 8 keeps them as the model has them.
+    """
     return [
         t.DecomposeLUT(),
         t.ReuseCodes(),
         t.FoldScaleIntoTable(),
         t.FuseLUTEpilogue(),
-        t.PackLUTConstants(target),
+        t.PackLUTConstants(target, table_bits),
         t.PackQuantized(target),
         relax.transform.CanonicalizeBindings(),
         t.FuseInputQuantization(),
@@ -70,15 +73,15 @@ def lower_passes(target: Target) -> list[tvm.transform.Pass]:
 
 
 @relax.register_pipeline("lutc")
-def lutc_pipeline(codebooks: Mapping[str, CodebookLike] | None = None):
-    """The phases above, in order, for the current target."""
+def lutc_pipeline(codebooks: Mapping[str, CodebookLike] | None = None, table_bits: int = 0):
+    """The phases above, in order, for the current target; `table_bits` as in `lut_passes`."""
 
     @tvm.transform.module_pass(opt_level=0, name="lutc")
     def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         target = Target.current(allow_none=False)
         phases = [
             *rewrite_passes(codebooks or {}),
-            *lut_passes(target),
+            *lut_passes(target, table_bits),
             *legalize_passes(target),
             *schedule_passes(),
             *lower_passes(target),
@@ -117,10 +120,12 @@ def rewrite(
         return tvm.transform.Sequential(rewrite_passes(codebooks, exact, keep_float), name="rewrite")(mod)
 
 
-def schedule(mod: tvm.IRModule, target: Mapping, instruments: Sequence[PassInstrument] = ()) -> tvm.IRModule:
+def schedule(
+    mod: tvm.IRModule, target: Mapping, instruments: Sequence[PassInstrument] = (), *, table_bits: int = 0
+) -> tvm.IRModule:
     """A rewritten module (see `rewrite`) with its kernels chosen, legalized and scheduled for `target`, a TVM dict."""
     tvm_target = Target(dict(target))
-    passes = [*lut_passes(tvm_target), *legalize_passes(tvm_target), *schedule_passes()]
+    passes = [*lut_passes(tvm_target, table_bits), *legalize_passes(tvm_target), *schedule_passes()]
     with tvm_target, tvm.transform.PassContext(opt_level=3, instruments=list(instruments)):
         return tvm.transform.Sequential(passes, name="schedule")(mod)
 
@@ -141,6 +146,8 @@ def codegen(
     return Built(executable, rows, constants, text)
 
 
-def build(mod: tvm.IRModule, target: Mapping, instruments: Sequence[PassInstrument] = ()) -> Built:
+def build(
+    mod: tvm.IRModule, target: Mapping, instruments: Sequence[PassInstrument] = (), *, table_bits: int = 0
+) -> Built:
     """`schedule` and `codegen` of a rewritten module."""
-    return codegen(schedule(mod, target, instruments), target, instruments)
+    return codegen(schedule(mod, target, instruments, table_bits=table_bits), target, instruments)

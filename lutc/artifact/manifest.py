@@ -37,6 +37,8 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if not in all) may have, and bits a stored weight takes.
     level_error : of an integer layer whose levels were rounded: what that changes in its sums, relative to their
         standard deviation; 0 where the integers are exact.
+    table_bits : bits of an entry; fewer than 8 where the kernel adds entries in int8.
+    table_error : what the narrowing adds, root mean square of the sums' error over that of their spread.
     schedule : where the schedule came from: "rule", "database", or "" for a float layer.
     """
 
@@ -56,11 +58,13 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     weight_levels: int = 0
     weight_bits: int = 0
     level_error: float = 0.0
+    table_bits: int = 0
+    table_error: float = 0.0
     schedule: str = ""
 
 
 class TargetInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The machine the code is for; `requires` holds flags as /proc/cpuinfo names them."""
+    """The machine the code is for (see `lutc.targets.Target`); `requires` holds flags as /proc/cpuinfo names them."""
 
     name: str
     arch: str
@@ -68,6 +72,7 @@ class TargetInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     cpu: str
     attrs: list[str]
     requires: list[str]
+    core: str = ""
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

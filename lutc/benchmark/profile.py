@@ -20,7 +20,7 @@ from lutc.benchmark.protocol import pinned, time_in_turns
 from lutc.cost_model import Bound, LayerShape, bound, find_peak
 from lutc.inputs import random_inputs
 from lutc.report.base import Column, Report
-from lutc.targets import check_runs_here
+from lutc.targets import check_runs_here, llvm_target
 
 Arguments = tuple[tuple[tuple[int, ...], str], ...]
 _READ = "lut_lookup"
@@ -204,14 +204,15 @@ def _split_reads(
     rows: Sequence[ProfileRow], artifact: Artifact, arguments: Mapping[str, Arguments], repeat: int
 ) -> None:
     target = artifact.manifest.target
-    llvm = (("kind", "llvm"), ("mtriple", target.triple), ("mcpu", target.cpu), ("mattr", tuple(target.attrs)))
+    llvm = llvm_target(target.triple, target.cpu, target.attrs, target.core)
+    items = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in llvm.items())
     kernels = {layer.name: layer.kernel for layer in artifact.manifest.layers}
     for row in rows:
         if row.kind != "lut" or row.read_us is None or row.name not in arguments:
             continue
         kernel = kernels[row.name]
         layout = kernel.removeprefix("shuffle ") if kernel.startswith("shuffle ") else "rowwise"
-        row.epilogue_us = min(epilogue_us(ReadCall(arguments[row.name], layout), llvm, repeat), row.read_us)
+        row.epilogue_us = min(epilogue_us(ReadCall(arguments[row.name], layout), items, repeat), row.read_us)
         row.read_us -= row.epilogue_us
 
 
@@ -247,4 +248,4 @@ def _isa(artifact: Artifact) -> str:
     from tvm_ext.target import best_isa
 
     target = artifact.manifest.target
-    return best_isa(Target({"kind": "llvm", "mtriple": target.triple, "mcpu": target.cpu, "mattr": target.attrs})).name
+    return best_isa(Target(llvm_target(target.triple, target.cpu, target.attrs, target.core))).name

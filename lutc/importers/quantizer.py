@@ -32,7 +32,12 @@ class Quantizer:
     def problem(self) -> Problem | None:
         """What is wrong with the constants, and what to do."""
         t, y = self.thresholds, self.levels
-        if t.dtype != np.float32 or y.dtype != np.float32 or t.ndim not in (1, 2) or y.shape != (*t.shape[:-1], t.shape[-1] + 1):
+        if (
+            t.dtype != np.float32
+            or y.dtype != np.float32
+            or t.ndim not in (1, 2)
+            or y.shape != (*t.shape[:-1], t.shape[-1] + 1)
+        ):
             return (
                 f"its thresholds are {t.dtype.name}{list(t.shape)} and its levels {y.dtype.name}{list(y.shape)}, expected "
                 "float32 [T] and [T + 1], or [C, T] and [C, T + 1]",

@@ -32,6 +32,8 @@ _TITLES = {
     "weight_levels": "weight levels",
     "weight_bits": "weight bits",
     "level_error": "level error",
+    "table_bits": "bits",
+    "table_error": "added error",
     "bytes": "size",
     "kernel": "kernel",
     "schedule": "schedule",
@@ -43,8 +45,10 @@ _TITLES = {
 class InspectReport(Report):
     """Rows: one a dense or conv layer; `bytes` is that of its tables, weights or centroids.
 
-    A row holds those of name, op, kind ("lut", "integer" or "float"), num_centroids (K), subvector_len (V), num_codebooks (C),
-    inputs, outputs, encode_dtype, table_dtype, input_levels, weight_levels, weight_bits, level_error, bytes, kernel, schedule and reason that its file tells.
+    A row holds those of name, op, kind ("lut", "integer" or "float"), num_centroids (K), subvector_len (V), num_codebooks
+    (C), inputs, outputs, encode_dtype, table_dtype, bytes, kernel, schedule and reason that its file tells; where the
+    table was narrowed for the target table_bits and table_error, and of an integer layer input_levels, weight_levels,
+    weight_bits and level_error (see `lutc.artifact.manifest.LayerRow`).
     """
 
     details: dict[str, Any] = field(default_factory=dict)
@@ -105,6 +109,8 @@ def _inspect_artifact(path: Path) -> InspectReport:
 
 def _layer_row(row: LayerRow) -> dict[str, Any]:
     fields = {key: getattr(row, key) or None for key in row.__struct_fields__ if key != "table_bytes"}
+    if not row.table_error:
+        fields |= {"table_bits": None, "table_error": None}
     return {**fields, "bytes": row.table_bytes or None}
 
 

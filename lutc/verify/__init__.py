@@ -16,7 +16,7 @@ from lutc.errors import InputError
 from lutc.importers.codebooks import Codebooks
 from lutc.inputs import random_inputs
 from lutc.verify.codes import MakeEncode, RunMany, compare_codes, compiled_encode
-from lutc.verify.reference_model import ReferenceModel, find_reference
+from lutc.verify.reference_model import ReferenceModel, find_reference, narrowed_layers
 from lutc.verify.report import VerifyReport, VerifyRow
 
 __all__ = ["VerifyReport", "VerifyRow", "verify"]
@@ -46,6 +46,9 @@ def verify(
     the definition (`lutc.reference`) for every subvector of its input in the reference; codes of a float search may
     differ where two centroids are equally near to one part in 10^5.
 
+    Tables that the compiler narrowed for the target are compared as the artifact has them; a remark tells how far that
+    moves the outputs.
+
     Parameters
     ----------
     artifact : the artifact folder.
@@ -67,7 +70,8 @@ def verify(
     manifest = read_artifact(Path(artifact)).manifest
     if isinstance(codebooks, (str, os.PathLike)):
         codebooks = Codebooks.load(codebooks)
-    model = ReferenceModel(find_reference(artifact, manifest, reference), manifest, codebooks)
+    path = find_reference(artifact, manifest, reference)
+    model = ReferenceModel(path, manifest, codebooks)
     feeds = _runs(manifest, inputs, samples, seed)
     with _place(artifact, emulate, remote) as (run_all, run_libraries):
         got = run_all(feeds)
@@ -81,7 +85,22 @@ def verify(
     remarks = []
     if model.sha256 != manifest.source.sha256:
         remarks.append("The reference is not the file that the artifact was compiled from.")
+    if narrowed_layers(manifest):
+        exact = ReferenceModel(path, manifest, codebooks, narrow=False)
+        remarks.append(_narrowing(manifest, expected, [exact.run(feed) for feed in feeds]))
     return VerifyReport(rows, str(artifact), model.path, len(feeds), remarks)
+
+
+def _narrowing(manifest: Manifest, narrow: Sequence[Feeds], exact: Sequence[Feeds]) -> str:
+    """What narrower tables do to the outputs."""
+    rows = [_compare_output(spec.name, narrow, exact, []) for spec in manifest.outputs]
+    moved = ", ".join(f"{row.name} by {row.max_rel_error:.2g}" for row in rows)
+    layers = narrowed_layers(manifest)
+    bits = min(row.table_bits for row in layers)
+    return (
+        f"{len(layers)} tables have {bits} bits, for the target's sake (--table-bits 8 forbids it). "
+        f"Over its largest magnitude that moves {moved}."
+    )
 
 
 def _runs(manifest: Manifest, inputs: Mapping[str, np.ndarray] | None, samples: int, seed: int) -> list[Feeds]:

@@ -13,6 +13,7 @@ from lutc import reference
 from lutc.artifact.manifest import TargetInfo
 from lutc.importers.lut_layer import LUTLayer
 from lutc.linker import find_linker
+from lutc.targets import llvm_target
 from lutc.verify.report import VerifyRow
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def _kernel(layer: LUTLayer, shape: tuple[int, ...], target: TargetInfo) -> Enco
     return build_encode(
         shape,
         *(layer.constants[name] for name in ("centroids", "inv_scale", "score_bias")),
-        target={"kind": "llvm", "mtriple": target.triple, "mcpu": target.cpu, "mattr": list(target.attrs)},
+        target=llvm_target(target.triple, target.cpu, target.attrs, target.core),
         geometry=layer.geometry or None,
         table_dtype=table.dtype.name,
         encoder=layer.encoder,

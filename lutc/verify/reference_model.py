@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from lutc.artifact.manifest import Manifest
+from lutc.artifact.manifest import LayerRow, Manifest
 from lutc.errors import VerifyError
 from lutc.importers.codebooks import Codebooks
-from lutc.importers.lut_layer import LUTLayer
+from lutc.importers.lut_layer import ARGUMENTS, LUTLayer
 from lutc.importers.onnx_domains import LUTC_DOMAIN
 from lutc.importers.onnx_file import read_onnx
 from lutc.importers.onnx_graph import prepare
@@ -32,6 +32,7 @@ class ReferenceModel:
     path : the .onnx file.
     manifest : of the artifact.
     codebooks : those the artifact was compiled with, where the model itself is float.
+    narrow : give tables that the compiler narrowed (`table_bits`) the values that the artifact has.
 
     Raises
     ------
@@ -39,7 +40,7 @@ class ReferenceModel:
     VerifyError : its layers are not the artifact's.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, codebooks: Codebooks | None) -> None:
+    def __init__(self, path: Path, manifest: Manifest, codebooks: Codebooks | None, *, narrow: bool = True) -> None:
         model, self.sha256 = read_onnx(path)
         self.path = str(path)
         self._model = prepare(model)
@@ -52,6 +53,8 @@ class ReferenceModel:
         if missing:
             raise _without_tables(self.path, missing, codebooks)
         nodes = {node.name: node for node in self._model.graph.node if node.domain == LUTC_DOMAIN}
+        for row in narrowed_layers(manifest) if narrow else ():
+            _narrow(self._model.graph, nodes[row.name], self.layers[row.name], row.table_bits)
         self.layer_inputs = {name: nodes[name].input[0] for name in self.layers if name in nodes}
         self.outputs = [value.name for value in self._model.graph.output]
         self._runner: OnnxRunner | None = None
@@ -74,6 +77,24 @@ class ReferenceModel:
         if self._nudged is None:
             self._nudged = [OnnxRunner(_nudged(self._model, sign), [], self.path) for sign in (1, -1)]
         return [runner.run(feeds) for runner in self._nudged]
+
+
+def narrowed_layers(manifest: Manifest) -> list[LayerRow]:
+    """The layers whose int8 tables have fewer bits in the artifact than in the model."""
+    return [row for row in manifest.layers if row.table_error]
+
+
+def _narrow(graph: onnx.GraphProto, node: onnx.NodeProto, layer: LUTLayer, bits: int) -> None:
+    """Give a lutc node the table that the compiler made of its own."""
+    from tvm_ext.compute.narrow import narrow_table
+
+    table, scale = layer.constants["table"], layer.constants["table_scale"]
+    assert table is not None and scale is not None
+    values = narrow_table(table, scale, 1 << (8 - bits))
+    for argument, value in zip(("table", "table_scale"), values, strict=True):
+        name = f"{node.name}.narrow_{argument}"
+        graph.initializer.append(numpy_helper.from_array(value, name))
+        node.input[1 + ARGUMENTS.index(argument)] = name
 
 
 def find_reference(artifact: str | os.PathLike[str], manifest: Manifest, given: str | os.PathLike[str] | None) -> Path:

@@ -12,6 +12,7 @@ from tvm import relax
 
 from tests import oracle
 from tvm_ext import op
+from tvm_ext.compute.narrow import narrow_table
 
 
 @dataclass(frozen=True)
@@ -133,10 +134,15 @@ class Layer:
         consts = {k: v for k, v in self.constants().items() if k in ("centroids", "inv_scale", "score_bias")}
         return op.encode(x, **{k: relax.const(v) for k, v in consts.items()}, **self.attributes(), layer=self.name)
 
-    def reference(self, x: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(y without residual and relu, codes [..., C]) of the oracle."""
+    def reference(self, x: np.ndarray | None = None, table_bits: int = 8) -> tuple[np.ndarray, np.ndarray]:
+        """(y without residual and relu, codes [..., C]) of the oracle, with a table narrowed to `table_bits`."""
         run = oracle.conv2d if self.kernel else oracle.dense
-        return run(self.inputs() if x is None else x, **self.constants(), **self.attributes())
+        values = self.constants()
+        if table_bits < 8:
+            values["table"], values["table_scale"] = narrow_table(
+                values["table"], values["table_scale"], 1 << (8 - table_bits)
+            )
+        return run(self.inputs() if x is None else x, **values, **self.attributes())
 
     def near_ties(self) -> np.ndarray:
         """bool like codes: the two best of a float32 search are too close for float32 arithmetic to decide."""
@@ -177,9 +183,9 @@ def inputs_of(layers: Sequence[Layer]) -> list[np.ndarray]:
     return [layer.inputs() for layer in layers] + [layer.residual_value() for layer in layers if layer.residual]
 
 
-def check(layer: Layer, got: np.ndarray) -> None:
+def check(layer: Layer, got: np.ndarray, table_bits: int = 8) -> None:
     """`got` is what the layer computes: equal integers, or float32 within rounding; near ties are skipped."""
-    y, _ = layer.reference()
+    y, _ = layer.reference(table_bits=table_bits)
     if layer.residual:
         y = y + layer.residual_value()
     if layer.relu:
@@ -190,7 +196,7 @@ def check(layer: Layer, got: np.ndarray) -> None:
         assert ties.mean() < 0.02
         keep = np.broadcast_to(~ties[:, None] if layer.kernel else ~ties[..., None], y.shape)
     assert got.shape == y.shape and got.dtype == np.float32
-    if layer.exact:
+    if layer.exact and table_bits >= 8:
         np.testing.assert_array_equal(got[keep], y[keep], err_msg=layer.name)
     else:
         np.testing.assert_allclose(got[keep], y[keep], rtol=2e-6, atol=2e-5, err_msg=layer.name)

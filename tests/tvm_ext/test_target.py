@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tvm.target import Target
 
-from tests.tvm_ext.targets import TARGETS
-from tvm_ext.target import architecture, best_isa, usable_isas
+from tests.tvm_ext.targets import TARGETS, least_table_bits
+from tvm_ext.target import architecture, best_isa, core_of, usable_isas
 
 _X86, _ARM = "x86_64-linux-gnu", "aarch64-linux-gnu"
 
@@ -17,7 +17,7 @@ def _names(**target) -> list[str]:
 
 @pytest.mark.parametrize("isa", TARGETS)
 def test_best_isa(isa: str) -> None:
-    assert best_isa(Target(TARGETS[isa])).name == isa
+    assert best_isa(Target(TARGETS[isa]), least_table_bits(isa)).name == isa
 
 
 @pytest.mark.parametrize(
@@ -46,13 +46,26 @@ def test_x86_cpu_names(cpu: str, best: str) -> None:
         ("generic", "neon"),
         ("cortex-a53", "neon"),
         ("cortex-a72", "neon"),
-        ("cortex-a55", "neon_dotprod"),
+        ("cortex-a55", "neon_little_narrow"),
+        ("neoverse-v1", "neon_wide_narrow"),
+        ("apple-m1", "neon_dotprod"),
         ("cortex-a76", "neon_dotprod"),
         ("neoverse-n1", "neon_dotprod"),
     ],
 )
 def test_aarch64_cpu_names(cpu: str, best: str) -> None:
     assert _names(mtriple=_ARM, mcpu=cpu)[0] == best
+
+
+def test_the_core_a_target_names_comes_before_llvms() -> None:
+    for model, kind in (("cortex-x1", "wide"), ("cortex-a55", "little"), ("cortex-a76", ""), ("no-such-core", "")):
+        assert core_of(Target({"kind": "llvm", "mtriple": _ARM, "mcpu": "neoverse-v1", "model": model})).kind == kind
+    assert core_of(Target({"kind": "llvm", "mtriple": _ARM, "mcpu": "neoverse-v1"})).kind == "wide"
+
+
+def test_tables_are_narrowed_no_further_than_allowed() -> None:
+    little = Target({"kind": "llvm", "mtriple": _ARM, "mcpu": "cortex-a55"})
+    assert [best_isa(little, bits).name for bits in (0, 6, 7, 8)] == ["neon_little_narrow"] * 2 + ["neon_little"] * 2
 
 
 def test_lists_are_best_first_and_end_with_generic() -> None:

@@ -143,7 +143,7 @@ def encode_tiled(
         winner = best[b, group * read.group + codebook, tile * read.rows + row]
         if integer:
             winner = _untagged(winner)
-        return (winner + codebook * read.code_offset).astype("uint8")
+        return (winner + read.code_start(codebook)).astype("uint8")
 
     return te.compute((batch, tiles, groups, *read.code_shape), packed, name="lut_codes")
 

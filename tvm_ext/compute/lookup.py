@@ -129,7 +129,7 @@ def lookup_shuffle(
         value = table[m // block, group, m % block, g, k].astype(dtype)
         if mult is not None:
             value = mult[group, g].astype(dtype) * value
-        entry_code = (k + g * read.code_offset).astype("uint8") if read.code_offset else k.astype("uint8")
+        entry_code = (k + read.code_start(g)).astype("uint8") if read.code_offset else k.astype("uint8")
         return tirx.Select(code == entry_code, value, tirx.const(0, dtype))
 
     size = (batch, padded, tiles * read.rows)

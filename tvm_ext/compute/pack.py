@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tvm_ext.compute.encode_lanes import search_order
 from tvm_ext.tensor_intrin import TABLE_ENTRIES, Dot, Isa, TableRead
+from tvm_ext.tensor_intrin._lane_search import LANES, ROWS
 
 _INT16_MAX = 32767
+_NEVER = -(2**30)
+"""Score of a centroid that does not exist: below any other."""
 _DRAIN_STRETCH = 32
 """Codebooks between drains of int16 sums, at least: 32 * 128 always fits, and a drain costs as much as a few reads."""
 
@@ -136,6 +140,23 @@ def pack_search(
     zero_point = {"uint8": 128 if input_signed else 0, "int8": 0 if input_signed else -128, "int16": 0}[dot.x_dtype]
     bias = score_bias.astype(np.int64) - zero_point * weights.sum(axis=2)
     return packed, _pad(inv_scale, codebooks), _pad(bias.astype(np.int32), codebooks), zero_point
+
+
+def pack_lanes(
+    centroids: np.ndarray, score_bias: np.ndarray, read: TableRead
+) -> tuple[np.ndarray, np.ndarray]:
+    """The constants of `pack_search`, T steps of 4, as `encode_lanes` reads them.
+
+    centroids int8 [codebooks, T, 4, 16], score_bias int32 [codebooks, 4, 16], both in the order of `search_order`.
+    """
+    padded, k, steps, depth = centroids.shape
+    order = search_order(read, padded)
+    wide = np.zeros((padded, TABLE_ENTRIES, steps, depth), np.int8)
+    wide[:, :k] = centroids
+    turned = wide[order].transpose(0, 2, 1, 3).reshape(padded, steps, LANES, -1)
+    bias = np.full((padded, TABLE_ENTRIES), _NEVER, np.int32)
+    bias[:, :k] = score_bias
+    return np.ascontiguousarray(turned), np.ascontiguousarray(np.repeat(bias[order][:, None], ROWS, axis=1))
 
 
 def _pad(values: np.ndarray, length: int) -> np.ndarray:

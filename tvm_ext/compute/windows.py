@@ -95,11 +95,11 @@ class Windows:
         channel = codebook * per_codebook + within
         return channel if channels % per_codebook == 0 else tirx.min(channel, tirx.const(channels - 1, "int32"))
 
-    def pattern(self) -> np.ndarray:
-        """int [period, LANES, depth]: which element of its window each slot of each position of a block takes."""
+    def pattern(self, lanes: int = LANES) -> np.ndarray:
+        """int [period, lanes, depth]: which element of its window each slot of each position of a block takes."""
         out_w = self.patches.output_size[1]
-        first = np.arange(out_w // math.gcd(out_w, LANES))[:, None] * LANES
-        starts = self.offset(first + np.arange(LANES)) - self.offset(first)
+        first = np.arange(out_w // math.gcd(out_w, lanes))[:, None] * lanes
+        starts = self.offset(first + np.arange(lanes)) - self.offset(first)
         taps = np.minimum(np.arange(self.depth), self.patches.kernel[1] - 1) * self.patches.dilations[1]
         return starts[:, :, None] + taps
 
@@ -118,9 +118,9 @@ class Windows:
             and channels % self.length == 0
         )
 
-    def fits(self, span: int) -> bool:
+    def fits(self, span: int, lanes: int = LANES) -> bool:
         """Whether every window of an aligned step stays within `span` elements."""
-        return self.aligned and int(self.pattern().max()) < span
+        return self.aligned and int(self.pattern(lanes).max()) < span
 
 
 def linear_slots(length: int, depth: int) -> np.ndarray:

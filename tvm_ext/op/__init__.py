@@ -7,6 +7,7 @@ from tvm_ext.op.levels import levels
 from tvm_ext.op.lookup_accumulate import lookup_accumulate
 from tvm_ext.op.plane import plane
 from tvm_ext.op.quantize import quantize
+from tvm_ext.op.quantize_rows import quantize_rows
 from tvm_ext.op.quantized_conv2d import quantized_conv2d
 from tvm_ext.op.quantized_dense import quantized_dense
 
@@ -18,6 +19,7 @@ __all__ = [
     "lookup_accumulate",
     "plane",
     "quantize",
+    "quantize_rows",
     "quantized_conv2d",
     "quantized_dense",
 ]

@@ -6,13 +6,15 @@ import tvm
 from tvm import relax, te, topi
 
 from tvm_ext.compute.encode import RUN, encode_rowwise, encode_tiled
-from tvm_ext.compute.kernel import emit_kernel
+from tvm_ext.compute.encode_lanes import LaneRows, encode_lanes
+from tvm_ext.compute.kernel import call_kernel, emit_kernel
 from tvm_ext.compute.patches import Patches
 from tvm_ext.compute.search import Search
 from tvm_ext.compute.windows import Windows
 from tvm_ext.op._register import attributes, given, int_tuple, optional, present, register, static_shape
 from tvm_ext.op._search import check_codebooks, patches_of, search_of
 from tvm_ext.tensor_intrin import Dot, get_isa
+from tvm_ext.tensor_intrin._lane_search import DEPTH
 
 NAME = "lut.encode"
 
@@ -24,7 +26,7 @@ def encode(
     kernel_shape: tuple[int, ...] = (), strides: tuple[int, ...] = (1, 1), pads: tuple[int, ...] = (0, 0, 0, 0),
     dilations: tuple[int, ...] = (1, 1), image: tuple[int, ...] = (), layout: str = "", tiles: int = 0,
     subvector_len: int = 0,
-    num_codebooks: int = 0, zero_point: int = 0, layer: str = "",
+    num_codebooks: int = 0, zero_point: int = 0, by_element: bool = False, layer: str = "",
 ) -> relax.Call:  # fmt: skip
     """Codes (uint8) of the subvectors of `x`.
 
@@ -39,6 +41,8 @@ def encode(
         The name of an ISA gives that ISA's tiles; then the constants are packed and `tiles`, `subvector_len`,
         `num_codebooks`, `zero_point` are set (by PackLUTConstants). A conv whose subvectors are whole channels then
         reads a plane (see `plane`) of an image of shape `image`, by windows if there is a `pattern` for them.
+    by_element : the packed constants are those of `encode_lanes`; x is a plane, or what `quantize` gives for rows of
+        shape `image`.
     layer : qualified name of the layer, for reports.
 
     Raises
@@ -49,7 +53,8 @@ def encode(
         encoder=encoder, encode_dtype=encode_dtype, input_signed=bool(input_signed), kernel_shape=tuple(kernel_shape),
         strides=tuple(strides), pads=tuple(pads), dilations=tuple(dilations), image=tuple(image), layout=layout,
         tiles=tiles,
-        subvector_len=subvector_len, num_codebooks=num_codebooks, zero_point=zero_point, layer=layer,
+        subvector_len=subvector_len, num_codebooks=num_codebooks, zero_point=zero_point,
+        by_element=bool(by_element), layer=layer,
     )  # fmt: skip
     return relax.Call(OP, [x, centroids, optional(inv_scale), optional(score_bias), optional(pattern)], attrs)
 
@@ -81,6 +86,8 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     layout = str(attrs["layout"])
     patches = patches_of(NAME, x, attrs, _stored(layout))
     search = search_of(NAME, attrs, int(attrs["zero_point"]))
+    if int(attrs["by_element"]):
+        return _legalize_lanes(bb, call, patches)
     shape = [int(d) for d in call.ty.shape]
     length = int(attrs["subvector_len"]) or int(centroids.ty.shape[1 if layout == "rowwise" else 2])
 
@@ -123,6 +130,25 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
 def _stored(layout: str) -> str:
     """The dtype of inputs that are quantized already, in tiles of codes; else float32."""
     return "float32" if layout in ("", "rowwise") else get_isa(layout).dot.x_dtype
+
+
+def _legalize_lanes(bb: relax.BlockBuilder, call: relax.Call, patches: Patches) -> relax.Expr:
+    x, centroids, _, score_bias, pattern = call.args
+    attrs = call.attrs
+    layout, length, codebooks = str(attrs["layout"]), int(attrs["subvector_len"]), int(attrs["num_codebooks"])
+    read, tiles = get_isa(layout).table_read, int(attrs["tiles"])
+    padded, steps = static_shape(centroids, NAME, "centroids")[:2]
+    if patches.is_conv:
+        inputs = Windows(patches, length, DEPTH, tiles * read.rows)
+    else:
+        inputs = LaneRows(patches.rows, codebooks, steps * DEPTH)
+    kernel = encode_lanes(
+        inputs, plane=int(x.ty.shape[-1]), periods=int(pattern.ty.shape[0]) if present(pattern) else 0,
+        batch=patches.batch, tiles=tiles, groups=padded // read.group, steps=steps, codebooks=codebooks, read=read,
+    )  # fmt: skip
+    info = {"kind": "encode_lanes", "isa": layout, "encode_dtype": "int8", "layer": str(attrs["layer"])}
+    args = [x, centroids, score_bias, given(pattern)]
+    return call_kernel(bb, kernel.with_attr("tirx.is_scheduled", True), args, call.ty, "lut_encode", info)
 
 
 def _contiguous(patches: Patches, length: int) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import tvm
 from tvm import relax, te, topi
 
-from tvm_ext.compute.kernel import emit_kernel
+from tvm_ext.compute.kernel import call_kernel, emit_kernel
 from tvm_ext.compute.lookup import ACTIVATIONS, Epilogue, lookup_gather, lookup_shuffle
+from tvm_ext.compute.lookup_rows import lookup_rows
 from tvm_ext.compute.pack import transpose_lanes
 from tvm_ext.compute.search import Search
 from tvm_ext.op._register import attributes, check, dtype_of, given, optional, present, register, static_shape
 from tvm_ext.op._search import check_tensor
 from tvm_ext.tensor_intrin import get_isa
+from tvm_ext.tensor_intrin.spec import ROW_READ
 
 NAME = "lut.lookup_accumulate"
 
@@ -20,8 +22,8 @@ def lookup_accumulate(
     codes: relax.Expr, table: relax.Expr, table_scale: relax.Expr, bias: relax.Expr | None = None,
     mult: relax.Expr | None = None, residual: relax.Expr | None = None, inv_scale: relax.Expr | None = None,
     *, axis: int = -1, activation: str = "", layout: str = "", rows: int = 0, chunk: int = 0,
-    narrow: bool = False, quantized: str = "", input_signed: bool = True, zero_point: int = 0, keep_float: bool = True,
-    layer: str = "",
+    narrow: bool = False, preadd: int = 0, quantized: str = "", input_signed: bool = True, zero_point: int = 0,
+    keep_float: bool = True, layer: str = "",
 ) -> relax.Call:  # fmt: skip
     """``act(bias[m] + table_scale[m] * sum_c mult[c] * table[c, code[n, c], m] + residual)`` as float32.
 
@@ -35,6 +37,8 @@ def lookup_accumulate(
     activation : "" or "relu".
     layout : see `encode`; "rowwise" and packed layouts give [N, M] or [B, M, N], with `rows` N and, for packed int16
         sums, `chunk` groups between drains (0: none is needed); `narrow` promises that int16 holds every sum.
+    preadd : neighbouring codebooks whose entries int8 can add. With "rowwise" or NAME/rows the table is that of
+        `pack_rows`; 0 for logical tables.
     inv_scale, quantized, input_signed, zero_point : float32 [M], and how the layer that reads the result quantizes it
         to the dtype `quantized` (see `plane`; set by FuseInputQuantization). The result is then what that layer reads,
         or with `keep_float` a tuple of float32 and that.
@@ -44,7 +48,7 @@ def lookup_accumulate(
     ValueError : by type inference, for shapes or dtypes that do not fit.
     """
     attrs = attributes(
-        axis=axis, activation=activation, layout=layout, rows=rows, chunk=chunk, narrow=bool(narrow),
+        axis=axis, activation=activation, layout=layout, rows=rows, chunk=chunk, narrow=bool(narrow), preadd=preadd,
         quantized=quantized, input_signed=bool(input_signed), zero_point=zero_point, keep_float=bool(keep_float),
         layer=layer,
     )  # fmt: skip
@@ -65,7 +69,7 @@ def _infer(call: relax.Call, _: relax.BlockBuilder) -> relax.TensorType | relax.
     check_tensor(NAME, "table_scale", table_scale, (outputs,), "float32")
     if present(bias):
         check_tensor(NAME, "bias", bias, (outputs,), "float32")
-    if layout not in ("", "rowwise"):
+    if layout not in ("", "rowwise") or int(attrs["preadd"]):
         rows = int(attrs["rows"])
         shape = (code_shape[0], outputs, rows) if axis == 1 else (rows, outputs)
     else:
@@ -104,6 +108,8 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     shape = [int(d) for d in y.shape]
     reader = Search("int8", bool(int(attrs["input_signed"])), int(attrs["zero_point"])) if quantized else None
     epilogue = Epilogue(feature_major, str(attrs["activation"]), quantized, reader, bool(int(attrs["keep_float"])))
+    if int(attrs["preadd"]) and (layout == "rowwise" or not get_isa(layout).table_read.intrin):
+        return _legalize_rows(bb, call, shape, epilogue)
 
     def gather(codes, table, table_scale, bias, mult, residual, inv_scale) -> list[te.Tensor]:
         flat = _flat(shape, feature_major)
@@ -132,6 +138,19 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
             "block": int(call.args[1].ty.shape[2]), "transpose": lanes, "layer": str(attrs["layer"])}  # fmt: skip
     args = [*call.args[:3], *(given(a) for a in call.args[3:])]
     return emit_kernel(bb, gather if layout in ("", "rowwise") else shuffle, args, call.ty, "lut_lookup", info)
+
+
+def _legalize_rows(bb: relax.BlockBuilder, call: relax.Call, shape: list[int], epilogue: Epilogue) -> relax.Expr:
+    codes, table, _, bias, _, residual, inv_scale = call.args
+    attrs, layout = call.attrs, str(call.attrs["layout"])
+    kernel = lookup_rows(
+        static_shape(table, NAME, "table"), *shape, None if layout == "rowwise" else ROW_READ,
+        codebooks=int(codes.ty.shape[1]), preadd=int(attrs["preadd"]), narrow=bool(int(attrs["narrow"])),
+        bias=present(bias), residual=present(residual), epilogue=epilogue,
+    )  # fmt: skip
+    info = {"kind": "lookup_rows", "isa": layout, "layer": str(attrs["layer"])}
+    args = [*call.args[:3], given(bias), given(residual), given(inv_scale)]
+    return call_kernel(bb, kernel.with_attr("tirx.is_scheduled", True), args, call.ty, "lut_lookup", info)
 
 
 def _flat(shape: list[int], feature_major: bool) -> tuple[int, ...]:

@@ -6,9 +6,9 @@ import functools
 import importlib
 import pkgutil
 
-from tvm_ext.tensor_intrin.spec import PLAIN_DOT, TABLE_ENTRIES, Dot, Isa, Product, TableRead, Window
+from tvm_ext.tensor_intrin.spec import PLAIN_DOT, ROWS, TABLE_ENTRIES, Dot, Isa, Product, TableRead, Window
 
-__all__ = ["PLAIN_DOT", "TABLE_ENTRIES", "Dot", "Isa", "Product", "TableRead", "Window", "get_isa", "list_isas"]
+__all__ = ["PLAIN_DOT", "ROWS", "TABLE_ENTRIES", "Dot", "Isa", "Product", "TableRead", "Window", "get_isa", "list_isas"]
 
 
 @functools.cache
@@ -24,8 +24,9 @@ def list_isas() -> tuple[Isa, ...]:
 
 
 def get_isa(name: str) -> Isa:
-    """The ISA called `name`; raises ValueError if there is none."""
+    """The ISA called `name`, or NAME/rows for `Isa.of_rows`; raises ValueError if there is none."""
+    base, _, form = name.partition("/")
     for isa in list_isas():
-        if isa.name == name:
-            return isa
+        if isa.name == base:
+            return isa.of_rows if form == ROWS else isa
     raise ValueError(f"no ISA named {name!r}; there are {', '.join(isa.name for isa in list_isas())}")

@@ -20,6 +20,10 @@ def table_read_desc(read: TableRead, mult: bool = False) -> PrimFunc:
         return _one_codebook(read.rows, read.acc_dtype)
     if read.order == "unpack":
         return _unpack(read.rows, read.lanes, read.group, read.acc_dtype)
+    if read.order == "codebook_row":
+        return _codebook_row(read.rows, read.group, read.acc_dtype)
+    if read.order == "pairs":
+        return _pairs(read.rows, read.code_offset, read.acc_dtype)
     if mult:
         return _row_codebook_mult(read.rows, read.group, read.code_offset)
     return _row_codebook(read.rows, read.group, read.code_offset, read.acc_dtype)
@@ -40,6 +44,48 @@ def _one_codebook(rows: int, dtype: str) -> PrimFunc:
                     vn, vk = T.axis.remap("SR", [n, k])
                     acc[vn] = acc[vn] + T.Select(
                         code[vn] == T.cast(vk, "uint8"), T.cast(table[vk], dtype), T.cast(0, dtype)
+                    )
+
+    return desc
+
+
+def _codebook_row(rows: int, group: int, dtype: str) -> PrimFunc:
+    @T.prim_func(s_tir=True)
+    def desc(
+        code: T.Buffer((group, rows), "uint8", offset_factor=1),
+        table: T.Buffer((group, K), "int8", offset_factor=1),
+        acc: T.Buffer((rows,), dtype, offset_factor=1),
+    ):
+        with T.sblock("root"):
+            T.reads(acc[0:rows], code[0:group, 0:rows], table[0:group, 0:K])
+            T.writes(acc[0:rows])
+            for n, c, k in T.grid(rows, group, K):
+                with T.sblock("read"):
+                    vn, vc, vk = T.axis.remap("SRR", [n, c, k])
+                    acc[vn] = acc[vn] + T.Select(
+                        code[vc, vn] == T.cast(vk, "uint8"), T.cast(table[vc, vk], dtype), T.cast(0, dtype)
+                    )
+
+    return desc
+
+
+def _pairs(rows: int, offset: int, dtype: str) -> PrimFunc:
+    @T.prim_func(s_tir=True)
+    def desc(
+        code: T.Buffer((2, rows, 2), "uint8", offset_factor=1),
+        table: T.Buffer((4, K), "int8", offset_factor=1),
+        acc: T.Buffer((rows,), dtype, offset_factor=1),
+    ):
+        with T.sblock("root"):
+            T.reads(acc[0:rows], code[0:2, 0:rows, 0:2], table[0:4, 0:K])
+            T.writes(acc[0:rows])
+            for n, c, k in T.grid(rows, 4, K):
+                with T.sblock("read"):
+                    vn, vc, vk = T.axis.remap("SRR", [n, c, k])
+                    acc[vn] = acc[vn] + T.Select(
+                        code[vc % 2, vn, vc // 2] == T.cast(vk + vc // 2 * offset, "uint8"),
+                        T.cast(table[vc, vk], dtype),
+                        T.cast(0, dtype),
                     )
 
     return desc

@@ -1,4 +1,4 @@
-"""AArch64 with the dot-product extension (armv8.2-a, Cortex-A55/A75 and later): sdot for closest-centroid search."""
+"""AArch64 with the dot-product extension (armv8.2-a, Cortex-A75 and later): tbl over a pair of codebooks, sdot."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from tvm_ext.tensor_intrin import neon
-from tvm_ext.tensor_intrin.desc import dot_desc
-from tvm_ext.tensor_intrin.spec import Dot, Isa, Product, llvm_intrinsic
+from tvm_ext.tensor_intrin._tbl import pair
+from tvm_ext.tensor_intrin.desc import dot_desc, table_read_desc
+from tvm_ext.tensor_intrin.spec import Dot, Isa, Product, TableRead, llvm_intrinsic
 
 ISA: Isa = replace(
     neon.ISA,
@@ -21,13 +22,19 @@ ISA: Isa = replace(
         bytes=16, tiles=16, dot="llvm.aarch64.neon.sdot.v4i32.v16i8", shuffle="llvm.aarch64.neon.tbl1.v16i8",
         level_dtype="int8",
     ),
+    # 8 tiles are 16 accumulators: tbl takes neighbouring registers, and LLVM copies accumulators about when few are free
+    table_read=TableRead(
+        "lut_read_neon_pair", rows=16, group=2, acc_dtype="int16", order="row_codebook", tiles=8, code_offset=16
+    ),
     dot=Dot("lut_dot_neon", rows=4, depth=4, x_dtype="int8", c_dtype="int8"),
+    by_element=True,
     manual="https://developer.arm.com/architectures/instruction-sets/intrinsics/vdotq_s32",
 )  # fmt: skip
 
 
 def register() -> None:
-    """Register the tensor intrinsics; raises ValueError if LLVM lacks one. The table read is plain NEON's."""
+    """Register the tensor intrinsics; raises ValueError if LLVM lacks one."""
+    s_tir.TensorIntrin.register(ISA.table_read.intrin, table_read_desc(ISA.table_read), pair())
     s_tir.TensorIntrin.register(ISA.dot.intrin, dot_desc(ISA.dot), dot_impl())
 
 

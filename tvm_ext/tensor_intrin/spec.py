@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm.target.codegen import llvm_lookup_intrinsic_id
 
 TABLE_ENTRIES = 16
 """Centroids a register table holds (K). Smaller K is padded to it; larger K takes the row-gather kernels."""
+ROWS = "rows"
+"""Behind an ISA's name and a slash: its table read that loads rows."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,13 @@ class TableRead:
     group : codebooks one instruction sequence combines (G).
     acc_dtype : "int32", or "int16" (then the sum is drained to int32 where the table bound requires).
     order : layout of a tile of codes.
-        "row_codebook": ``code[rows, G]``; "row": ``code[rows]`` (G = 1);
+        "row_codebook": ``code[rows, G]``; "row": ``code[rows]`` (G = 1); "codebook_row": ``code[G, rows]``;
+        "pairs": ``code[2, rows, 2]`` (G = 4), codebooks 0 and 2, then 1 and 3;
         "unpack": ``code[G, lanes, 2, 8]``, the row order that byte unpacking of `lanes` 128-bit lanes restores.
     tiles : accumulator tiles (row tiles x outputs) that stay in registers.
     intrin_mult : name of the variant that multiplies by a u7 factor per codebook, or "".
-    code_offset : added to a code for each codebook before its own in the group: where its table starts.
+    code_offset : added to a code for each codebook before its own in one table operand: where its table starts.
+    preadd : neighbouring codebooks whose entries are added in int8, so that a table must not overflow there.
     """
 
     intrin: str
@@ -36,6 +40,12 @@ class TableRead:
     tiles: int
     intrin_mult: str = ""
     code_offset: int = 0
+    preadd: int = 1
+
+    @property
+    def table_bits(self) -> int:
+        """See `table_bits`."""
+        return table_bits(self.preadd)
 
     @property
     def lanes(self) -> int:
@@ -49,7 +59,20 @@ class TableRead:
             return (self.rows, self.group)
         if self.order == "row":
             return (self.rows,)
+        if self.order == "codebook_row":
+            return (self.group, self.rows)
+        if self.order == "pairs":
+            return (2, self.rows, 2)
         return (self.group, self.lanes, 2, 8)
+
+    def code_start(self, codebook):
+        """What is added to the codes of a codebook of the group; works on ints and on expressions."""
+        return (codebook // 2 if self.order == "pairs" else codebook) * self.code_offset
+
+    @property
+    def unit(self) -> int:
+        """Codebooks whose codes of a row lie side by side."""
+        return {"row_codebook": self.group, "pairs": 2}.get(self.order, 1)
 
     def code_index(self, row, codebook) -> tuple:
         """Where the code of (row in tile, codebook in group) lies in the tile; works on ints and on expressions."""
@@ -57,6 +80,10 @@ class TableRead:
             return (row, codebook)
         if self.order == "row":
             return (row,)
+        if self.order == "codebook_row":
+            return (codebook, row)
+        if self.order == "pairs":
+            return (codebook % 2, row, codebook // 2)
         return (codebook, row // 8 % self.lanes, row // (8 * self.lanes), row % 8)
 
     def code_position(self, *index) -> tuple:
@@ -65,6 +92,10 @@ class TableRead:
             return index
         if self.order == "row":
             return (index[0], 0)
+        if self.order == "codebook_row":
+            return (index[1], index[0])
+        if self.order == "pairs":
+            return (index[1], index[0] + 2 * index[2])
         codebook, lane, half, byte = index
         return (half * (8 * self.lanes) + lane * 8 + byte, codebook)
 
@@ -160,6 +191,8 @@ class Product:
 PLAIN_PRODUCT = Product(bytes=16, tiles=2, fused=False, level_dtype="int8")
 """Vector code of LLVM's own choice."""
 
+ROW_READ = TableRead(intrin="", rows=16, group=4, acc_dtype="int16", order="row_codebook", tiles=8)
+"""The codes of a row of four codebooks are one word; 8 x 16 outputs are summed in registers."""
 PLAIN_DOT = Dot(intrin="", rows=16, depth=1, x_dtype="int16", c_dtype="int16")
 FLOAT_DOT = Dot(intrin="", rows=16, depth=1, x_dtype="float32", c_dtype="float32")
 """Vector code of LLVM's own choice: widening multiply-adds, and fused multiply-adds for the float32 search."""
@@ -179,6 +212,9 @@ class Isa:
     arch : "x86", "aarch64" or "" for any.
     requires : LLVM feature names, all needed.
     rank : the usable ISA with the highest rank is chosen.
+    core : kind of core that it is for (`tvm_ext.target.CORES`), or "" for any.
+    by_element : whether an int8 search has centroids in lanes and multiplies by elements of the inputs.
+    row_read : how codes lie for a table read that loads rows (dense layers), or None if there is none.
     manual : where the instructions are specified.
     """
 
@@ -193,6 +229,16 @@ class Isa:
     float_window: Window | None = None
     float_lanes: int = 4
     product: Product = PLAIN_PRODUCT
+    core: str = ""
+    by_element: bool = False
+    row_read: TableRead | None = None
+
+    @property
+    def of_rows(self) -> Isa:
+        """This ISA with the table read that loads rows."""
+        if self.row_read is None:
+            raise ValueError(f"{self.name} has no table read that loads rows")
+        return replace(self, name=f"{self.name}/{ROWS}", table_read=self.row_read)
 
     def dot_for(self, encode_dtype: str) -> Dot:
         """The dot product of the search in `encode_dtype`."""
@@ -201,6 +247,11 @@ class Isa:
     def window_for(self, encode_dtype: str) -> Window | None:
         """How conv inputs are collected for the search in `encode_dtype`."""
         return self.window if encode_dtype == "int8" else self.float_window
+
+
+def table_bits(preadd: int) -> int:
+    """Bits that an entry may use where `preadd` codebooks of the same range are added in int8."""
+    return 9 - preadd.bit_length()
 
 
 def llvm_intrinsic(name: str) -> str:

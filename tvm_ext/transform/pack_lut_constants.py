@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tvm
@@ -11,6 +11,9 @@ from tvm import relax
 from tvm.target import Target
 
 from tvm_ext.compute import pack
+from tvm_ext.compute.lookup_rows import pack_rows
+from tvm_ext.compute.narrow import added_error, narrow_table
+from tvm_ext.compute.quantize_rows import PART
 from tvm_ext.compute.windows import Windows, linear_slots
 from tvm_ext.op._register import int_tuple, optional, present
 from tvm_ext.op._search import patches_of
@@ -18,8 +21,11 @@ from tvm_ext.op.encode import NAME as ENCODE_NAME
 from tvm_ext.op.encode import OP as ENCODE
 from tvm_ext.op.lookup_accumulate import OP as LOOKUP
 from tvm_ext.op.plane import plane
-from tvm_ext.target import best_isa
+from tvm_ext.op.quantize_rows import quantize_rows
+from tvm_ext.target import best_isa, core_of
 from tvm_ext.tensor_intrin import TABLE_ENTRIES, Isa
+from tvm_ext.tensor_intrin._lane_search import DEPTH, ROWS
+from tvm_ext.tensor_intrin.spec import ROW_READ, table_bits
 from tvm_ext.transform._rewrite import add_layer_rows, array, is_constant, rewrite_module, with_args
 
 _RESHAPE = tvm.ir.Op.get("relax.reshape")
@@ -27,13 +33,24 @@ ROWWISE_SHARE = 6
 """A dense layer whose rows fill no more than this part of a tile reads table rows directly (measured on x86)."""
 
 
+_MAX_STEPS = 64
+"""Steps of a subvector up to which the search of four rows is unrolled."""
+
+
 @dataclass(frozen=True)
 class Rowwise:
-    """The kernels that read table rows at each code, and why they were chosen."""
+    """The kernels that read table rows at each code, and why they were chosen.
+
+    `preadd`: codebooks that are added in int8, where the rows are those of `pack_rows`; 0 for logical tables.
+    """
 
     reason: str
+    preadd: int = 0
     layout = "rowwise"
-    kernel = "row gather"
+
+    @property
+    def kernel(self) -> str:
+        return "row loads" if self.preadd else "row gather"
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,7 @@ class Shuffle:
     isa: Isa
     tile: pack.RegisterTile
     codebooks: int
+    preadd: int
     reason = ""
 
     @property
@@ -50,8 +68,12 @@ class Shuffle:
         return self.isa.name
 
     @property
+    def loads_rows(self) -> bool:
+        return not self.isa.table_read.intrin
+
+    @property
     def kernel(self) -> str:
-        return f"shuffle {self.isa.name}"
+        return f"row loads {self.isa.name.partition('/')[0]}" if self.loads_rows else f"shuffle {self.isa.name}"
 
     def tiles(self, rows: int) -> int:
         """Row tiles that hold `rows` rows, rounded up to whole register tiles."""
@@ -64,13 +86,18 @@ Choice = Rowwise | Shuffle
 
 @tvm.transform.module_pass(opt_level=0, name="PackLUTConstants")
 class PackLUTConstants:
-    """Uses `target`, or the current one, to choose between shuffle and row-wise kernels by features only."""
+    """Uses `target`, or the current one, to choose kernels by features and kind of core.
 
-    def __init__(self, target: Target | None = None) -> None:
-        self.target = target
+    `table_bits`: the least bits that int8 tables may be narrowed to for a kernel that adds entries in int8.
+    """
+
+    def __init__(self, target: Target | None = None, table_bits: int = 0) -> None:
+        self.target, self.table_bits = target, table_bits
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        isa = best_isa(self.target or Target.current(allow_none=False))
+        target = self.target or Target.current(allow_none=False)
+        isa, row_preadd = best_isa(target, self.table_bits), core_of(target).row_preadd
+        row_preadd = row_preadd if self.table_bits <= table_bits(row_preadd) else 1
         readers = _readers(mod)
         packed: dict[relax.Var, tuple[Choice, relax.Var]] = {}
         rows: list[dict] = []
@@ -81,11 +108,13 @@ class PackLUTConstants:
                 return None
             codes = call.args[0]
             if codes not in packed:
-                choice = _choose(encode, readers.get(codes, [call]), isa)
+                choice = _choose(encode, readers.get(codes, [call]), isa, row_preadd)
                 packed[codes] = choice, rewriter.builder_.emit(_pack_encode(rewriter, encode, choice))
             choice, packed_codes = packed[codes]
-            rows.append(_row(call, encode, choice, f"layer_{len(rows)}"))
-            flat = rewriter.builder_.emit(_pack_lookup(rewriter, call, encode, choice, packed_codes))
+            lookup, table_bits, table_error = _narrow(call, choice)
+            row = _row(lookup, encode, choice, f"layer_{len(rows)}")
+            rows.append(row | {"table_bits": table_bits, "table_error": table_error})
+            flat = rewriter.builder_.emit(_pack_lookup(rewriter, lookup, encode, choice, packed_codes))
             return flat if tvm_ffi.structural_equal(flat.ty, call.ty) else relax.op.reshape(flat, call.ty.shape)
 
         return add_layer_rows(rewrite_module(mod, rewrite), rows)
@@ -105,7 +134,19 @@ def _readers(mod: tvm.IRModule) -> dict[relax.Var, list[relax.Call]]:
     return readers
 
 
-def _choose(encode: relax.Call, readers: list[relax.Call], isa: Isa) -> Choice:
+def _choose(encode: relax.Call, readers: list[relax.Call], isa: Isa, row_preadd: int) -> Choice:
+    patches = patches_of(ENCODE_NAME, encode.args[0], encode.attrs)
+    rows = not patches.is_conv and isa.row_read is not None and all(map(_loads_rows, readers))
+    choice = _choose_packed(encode, readers, isa.of_rows if rows else isa, row_preadd)
+    return replace(choice, preadd=row_preadd) if rows and isinstance(choice, Rowwise) else choice
+
+
+def _loads_rows(lookup: relax.Call) -> bool:
+    table = lookup.args[1]
+    return all(map(is_constant, lookup.args[1:3])) and str(table.ty.dtype) == "int8" and not _has_mult(lookup)
+
+
+def _choose_packed(encode: relax.Call, readers: list[relax.Call], isa: Isa, row_preadd: int) -> Choice:
     if not all(is_constant(a) for a in encode.args[1:] if present(a)):
         return Rowwise("codebooks are not constant")
     num_centroids = int(encode.args[1].ty.shape[1])
@@ -119,14 +160,19 @@ def _choose(encode: relax.Call, readers: list[relax.Call], isa: Isa) -> Choice:
             return Rowwise("the table is not constant")
         if str(reader.args[1].ty.dtype) != "int8":
             return Rowwise(f"{reader.args[1].ty.dtype} tables are not shuffled")
+        if isa.table_read.preadd > 1 and not is_constant(reader.args[2]):
+            return Rowwise("the table scale is not constant")
         if _has_mult(reader) and not isa.table_read.intrin_mult:
             return Rowwise(f"{isa.name} has no table read with codebook multipliers")
     read, outputs = isa.table_read, max(int(reader.args[2].ty.shape[0]) for reader in readers)
+    if not read.intrin:
+        codebooks = -(-int(encode.args[1].ty.shape[0]) // read.group) * read.group
+        return Shuffle(isa, pack.RegisterTile(1, outputs), codebooks, row_preadd)
     tiles = -(-patches.rows // read.rows)
     codebooks = max(pack.padded_codebooks(array(reader.args[1]), read) for reader in readers)
     sides = [] if patches.is_conv else [pack.transpose_lanes(int(r.args[2].ty.shape[0]), isa) for r in readers]
     lanes = min((side for side in sides if side), default=0)
-    return Shuffle(isa, pack.register_tile(tiles, outputs, codebooks, read, lanes), codebooks)
+    return Shuffle(isa, pack.register_tile(tiles, outputs, codebooks, read, lanes), codebooks, read.preadd)
 
 
 def _has_mult(lookup: relax.Call) -> bool:
@@ -156,19 +202,36 @@ def _pack_encode(rewriter, encode: relax.Call, choice: Choice) -> relax.Call:
         linear_slots(v, dot.depth) if windows is None else windows.slots(), patches.depth,
     )  # fmt: skip
     image, pattern = (), None
+    by_element = integer and choice.isa.by_element and cents.shape[2] <= _MAX_STEPS
+    by_element &= not patches.is_conv if windows is None else windows.interleaved or windows.fits(PART, ROWS)
+    if by_element:
+        cents, bias = pack.pack_lanes(cents, bias, choice.isa.table_read)
     if windows is not None:
         image = patches.shape
         window = choice.isa.window_for(encode_dtype)
-        if window is not None and windows.fits(window.span):
+        if by_element and not windows.interleaved:
+            pattern = windows.pattern(ROWS).reshape(-1, PART).astype(np.int8)
+        elif not by_element and window is not None and windows.fits(window.span):
             pattern = windows.pattern().astype(window.index_dtype)
         x = rewriter.builder_.emit(
             _plane(x, encode, windows, choice.isa, array(inv_scale) if integer else None, zero_point)
         )
         inv = None
+    elif by_element:
+        image, inv = patches.shape, None
+        x = rewriter.builder_.emit(_quantized(x, encode, cents.shape[1] * DEPTH, zero_point))
     constants = [None if a is None else relax.const(a) for a in (cents, inv, bias, pattern)]
     return with_args(
         encode, [x, *map(optional, constants)], layout=choice.layout, tiles=tiles, subvector_len=v, num_codebooks=c,
-        zero_point=zero_point, image=list(image),
+        zero_point=zero_point, image=list(image), by_element=int(by_element),
+    )  # fmt: skip
+
+
+def _quantized(x, encode: relax.Call, width: int, zero_point: int) -> relax.Call:
+    a = encode.attrs
+    return quantize_rows(
+        x, encode.args[2], input_signed=bool(int(a["input_signed"])), subvector_len=int(encode.args[1].ty.shape[2]),
+        width=width, zero_point=zero_point, layer=str(a["layer"]),
     )  # fmt: skip
 
 
@@ -180,12 +243,26 @@ def _plane(
     if integer:  # of the codebook that a channel belongs to
         inv_scale = inv_scale[np.arange(channels) * windows.patches.taps // windows.length]
     window = isa.window_for(str(a["encode_dtype"]))
-    span = window.span if window else 0
+    span = max(window.span if window else 0, PART)
     return plane(
         x, None if inv_scale is None else relax.const(inv_scale), encode_dtype=str(a["encode_dtype"]),
         input_signed=bool(int(a["input_signed"])), **windows.patches.geometry(), size=windows.plane_size(span),
         dtype=isa.dot.x_dtype if integer else "float32", zero_point=zero_point, layer=str(a["layer"]),
     )  # fmt: skip
+
+
+def _narrow(lookup: relax.Call, choice: Choice) -> tuple[relax.Call, int, float]:
+    """The table read with a table that the chosen kernel may add in int8, the bits it has, and the error that adds."""
+    table, scale = lookup.args[1:3]
+    bits = np.dtype(str(table.ty.dtype)).itemsize * 8
+    if choice.preadd < 2:
+        return lookup, bits, 0.0
+    before = array(table), array(scale)
+    after = narrow_table(*before, choice.preadd)
+    if (before[0] == after[0]).all():
+        return lookup, bits, 0.0
+    args = [lookup.args[0], *map(relax.const, after), *lookup.args[3:]]
+    return with_args(lookup, args), table_bits(choice.preadd), added_error(*before, *after)
 
 
 def _pack_lookup(rewriter, lookup: relax.Call, encode: relax.Call, choice: Choice, codes: relax.Var) -> relax.Call:
@@ -199,7 +276,10 @@ def _pack_lookup(rewriter, lookup: relax.Call, encode: relax.Call, choice: Choic
     if not _has_mult(lookup):
         mult = relax.Tuple([])
     chunk, narrow = 0, False
-    if isinstance(choice, Rowwise):
+    if choice.preadd and (isinstance(choice, Rowwise) or choice.loads_rows):
+        narrow = pack.fits_int16(array(table))
+        table = relax.const(pack_rows(array(table), ROW_READ.group))
+    elif isinstance(choice, Rowwise):
         int8 = is_constant(table) and str(table.ty.dtype) == "int8"
         narrow = int8 and not present(mult) and pack.fits_int16(array(table))
     else:
@@ -208,7 +288,8 @@ def _pack_lookup(rewriter, lookup: relax.Call, encode: relax.Call, choice: Choic
         table = relax.const(pack.pack_table(value, read, codebooks, min(choice.tile.outputs, outputs)))
         mult = relax.const(pack.pack_mult(array(mult), read, codebooks)) if present(mult) else mult
     args = [codes, table, scale, bias, mult, residual, inv_scale]
-    return with_args(lookup, args, layout=choice.layout, rows=rows, chunk=chunk, narrow=int(narrow))
+    attrs = {"layout": choice.layout, "rows": rows, "chunk": chunk, "narrow": int(narrow), "preadd": choice.preadd}
+    return with_args(lookup, args, **attrs)
 
 
 def _reshaped(rewriter, expr: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:

@@ -38,7 +38,8 @@ def _values(style: int, shape: tuple[int, ...], dtype: str, low: int, high: int)
 
 def _read_case(read: TableRead, mult: bool, style: int) -> Case:
     code = _values(style, read.code_shape, "uint8", 0, 15)
-    table = _values(5 - style, (read.group, 16), "int8", -128, 127)  # edge codes meet random tables, and the reverse
+    low, high = -(128 // read.preadd), 127 // read.preadd
+    table = _values(5 - style, (read.group, 16), "int8", low, high)  # edge codes meet random tables, and the reverse
     factor = _values(style, (read.group,), "uint8", 1, 127) if mult else np.ones(read.group, "uint8")
     acc = _values(7, (read.rows,), read.acc_dtype, -20000, 20000)
     expected = acc.astype("int64")
@@ -46,7 +47,7 @@ def _read_case(read: TableRead, mult: bool, style: int) -> Case:
         for c in range(read.group):
             index = read.code_index(row, c)
             expected[row] += int(factor[c]) * int(table[c, code[index]])
-            code[index] += c * read.code_offset
+            code[index] += read.code_start(c)
     arguments = (code, table[0] if read.order == "row" else table, *((factor,) if mult else ()), acc)
     return Case(read.intrin_mult if mult else read.intrin, arguments, expected)
 

@@ -9,17 +9,18 @@ from tvm import relax
 from tvm.target import Target
 
 from tests.tvm_ext.layers import Layer, module_of
-from tests.tvm_ext.targets import TARGETS
+from tests.tvm_ext.targets import TARGETS, least_table_bits
 from tests.tvm_ext.transform.codebook import module, tensor
 from tvm_ext import op
 from tvm_ext.tensor_intrin import get_isa
+from tvm_ext.tensor_intrin.spec import table_bits
 from tvm_ext.transform import DecomposeLUT, FuseLUTEpilogue, PackLUTConstants, ReuseCodes, layer_rows
 
 _CONV = {"length": 9, "kernel": (3, 3), "pads": (1, 1, 1, 1)}
 
 
 def _packed(mod: tvm.IRModule, isa: str) -> tvm.IRModule:
-    passes = [DecomposeLUT(), ReuseCodes(), FuseLUTEpilogue(), PackLUTConstants(Target(TARGETS[isa]))]
+    passes = [DecomposeLUT(), ReuseCodes(), FuseLUTEpilogue(), PackLUTConstants(Target(TARGETS[isa]), least_table_bits(isa))]
     after = tvm.transform.Sequential(passes)(mod)
     relax.analysis.well_formed(after)
     return after
@@ -35,6 +36,12 @@ def _calls(mod: tvm.IRModule, name: str) -> list[relax.Call]:
 
 def _shape(expr: relax.Expr) -> tuple[int, ...]:
     return tuple(int(d) for d in expr.ty.shape)
+
+
+def _loads_rows(layer: Layer, isa: str) -> bool:
+    """AArch64 reads the int8 tables of dense layers by loading rows."""
+    dense = layer.kernel is None and layer.table != "float32" and not layer.mult
+    return dense and get_isa(isa).row_read is not None
 
 
 @pytest.mark.parametrize("isa", TARGETS)
@@ -60,12 +67,19 @@ def test_choice(layer: Layer, reason: str, isa: str) -> None:
     after = _packed(module_of([layer]), isa)
     (row,) = layer_rows(after)
     size = layer.num_codebooks * layer.centroids * layer.outputs * (4 if layer.table == "float32" else 1)
+    loads_rows = _loads_rows(layer, isa)
+    kernel = ("row loads" if loads_rows else "row gather") if reason else (
+        f"row loads {isa}" if loads_rows else f"shuffle {isa}"
+    )
+    narrow = isa.endswith("_narrow") and (loads_rows or not reason)
+    preadd = 2 if loads_rows else get_isa(isa).table_read.preadd
+    assert (row.pop("table_error") > 0) == narrow
     assert row == {
         "name": layer.name,
         "op": "conv2d" if layer.kernel else "dense",
         "kind": "lut",
         "reason": reason,
-        "kernel": "row gather" if reason else f"shuffle {isa}",
+        "kernel": kernel,
         "num_centroids": layer.centroids,
         "subvector_len": layer.length,
         "num_codebooks": layer.num_codebooks,
@@ -73,8 +87,9 @@ def test_choice(layer: Layer, reason: str, isa: str) -> None:
         "encode_dtype": "float32" if layer.search == "f32" else "int8",
         "table_dtype": "float32" if layer.table == "float32" else "int8",
         "table_bytes": size,
+        "table_bits": table_bits(preadd) if narrow else 32 if layer.table == "float32" else 8,
     }
-    layout = "rowwise" if reason else isa
+    layout = "rowwise" if reason else get_isa(isa).of_rows.name if loads_rows else isa
     for call in (*_calls(after, "encode"), *_calls(after, "lookup_accumulate")):
         assert str(call.attrs["layout"]) == layout
 
@@ -100,11 +115,11 @@ def test_multipliers_of_one_are_dropped(isa: str) -> None:
     call = op.dense(x, **constants, mult=relax.const(np.ones(3, "uint8")), **layer.attributes())
     after = _packed(module([x], lambda bb: call), isa)
     (row,), (lookup,) = layer_rows(after), _calls(after, "lookup_accumulate")
-    assert row["kernel"] == f"shuffle {isa}"
+    assert row["kernel"] == {"avx2": "shuffle avx2", "neon": "row loads neon"}[isa]
     assert len(lookup.args[4].fields) == 0
 
 
-@pytest.mark.parametrize("isa", TARGETS)
+@pytest.mark.parametrize("isa", [isa for isa in TARGETS if get_isa(isa).row_read is None])
 @pytest.mark.parametrize("search", ["u8", "s8", "f32"])
 def test_packed_shapes(isa: str, search: str) -> None:
     layer = Layer("shapes", (40, 30), 9, length=6, centroids=12, search=search, affine=True)
@@ -129,18 +144,54 @@ def test_packed_shapes(isa: str, search: str) -> None:
     assert _shape(lookup) == (40, 9)
 
 
+@pytest.mark.parametrize("isa", [isa for isa in TARGETS if get_isa(isa).row_read is not None])
+@pytest.mark.parametrize("search", ["u8", "f32"])
+def test_packed_shapes_of_row_loads(isa: str, search: str) -> None:
+    layer = Layer("shapes", (40, 30), 150, length=6, centroids=12, search=search, affine=True)
+    after = _packed(module_of([layer]), isa)
+    (encode,), (lookup,) = _calls(after, "encode"), _calls(after, "lookup_accumulate")
+    if get_isa(isa).by_element and search == "u8":
+        (quantize,) = _calls(after, "quantize_rows")
+        assert _shape(quantize) == (40 * 5 * 8 + 16,)  # subvectors of 6 in 8 bytes
+        assert _shape(encode.args[1]) == (8, 2, 4, 16) and _shape(encode.args[3]) == (8, 4, 16)
+    else:
+        assert not _calls(after, "quantize_rows")
+        assert _shape(encode.args[1])[:2] == (8, 12) and _shape(encode.args[3]) == (8, 12)
+    assert _shape(encode) == (1, 3, 2, 16, 4)  # 40 rows in tiles of 16, 5 codebooks in groups of 4
+    assert _shape(lookup.args[1]) == (2, 8, 12, 80)  # 150 outputs in two slabs of five vectors
+    assert _shape(lookup) == (40, 150)
+
+
+@pytest.mark.parametrize("isa", [isa for isa in TARGETS if get_isa(isa).by_element])
+@pytest.mark.parametrize(
+    ("layer", "fits"),
+    [
+        (Layer("same", (1, 3, 8, 9), 5, length=9, kernel=(3, 3), pads=(1, 1, 1, 1)), True),
+        (Layer("stride", (1, 3, 16, 16), 5, length=9, kernel=(3, 3), pads=(1, 1, 1, 1), strides=(2, 2)), True),
+        (Layer("one_by_one", (1, 4, 8, 8), 5, length=4, kernel=(1, 1)), True),
+        (Layer("one_by_one_padded", (1, 4, 8, 8), 5, length=4, kernel=(1, 1), pads=(0, 0, 0, 1)), False),
+        (Layer("far", (1, 3, 16, 16), 5, length=9, kernel=(3, 3), dilations=(1, 7)), False),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_windows_by_element_must_fit_16_bytes(layer: Layer, fits: bool, isa: str) -> None:
+    (encode,) = _calls(_packed(module_of([layer]), isa), "encode")
+    assert bool(int(encode.attrs["by_element"])) == fits
+
+
 @pytest.mark.parametrize("isa", TARGETS)
 def test_int16_sums_are_drained_only_where_tables_need_it(isa: str) -> None:
     def chunk(codebooks: int, table: str) -> int:
-        layer = Layer("drain", (16, codebooks), 4, length=1, table=table)
+        layer = Layer("drain", (1, codebooks, 4, 4), 4, length=1, kernel=(1, 1), table=table)
         return int(_calls(_packed(module_of([layer]), isa), "lookup_accumulate")[0].attrs["chunk"])
 
     read = get_isa(isa).table_read
     assert chunk(256, "extreme") == 0  # 256 * 127 = 32512
-    if read.acc_dtype == "int32":
+    largest = 127 // read.preadd
+    if read.acc_dtype == "int32" or 600 * largest <= 32767:
         assert chunk(600, "extreme") == 0
     else:
-        assert chunk(600, "extreme") in range(32 // read.group, 32767 // (127 * read.group) + 1)
+        assert chunk(600, "extreme") in range(32 // read.group, 32767 // (largest * read.group) + 1)
         assert 608 // read.group % chunk(600, "extreme") == 0  # whole stretches of 32 codebooks
 
 
@@ -201,4 +252,4 @@ def test_current_target_is_the_default() -> None:
 def test_few_rows_are_read_directly(isa: str, rows: int) -> None:
     """Up to a sixth of the rows of a tile."""
     kernels = [layer_rows(_packed(module_of([Layer("few", (n, 12), 5)]), isa))[0]["kernel"] for n in (rows, rows + 1)]
-    assert kernels == ["row gather", f"shuffle {isa}"]
+    assert kernels == (["row loads", "row loads neon"] if isa == "neon" else ["row gather", f"shuffle {isa}"])

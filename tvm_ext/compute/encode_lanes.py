@@ -1,0 +1,163 @@
+"""Closest-centroid search with centroids in vector lanes, for ISAs that multiply by element.
+
+int8 only, K <= 16. Four rows and one codebook at a time: 64 sums in 16 registers. Rows are the outer loop and
+codebooks the inner one; the other way round LLVM would lift a codebook's constants out of the loop and spill them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from tvm.script import tirx as T
+from tvm.tirx import PrimFunc
+
+from tvm_ext.compute.quantize_rows import PART
+from tvm_ext.compute.windows import Windows
+from tvm_ext.tensor_intrin import TABLE_ENTRIES, TableRead
+from tvm_ext.tensor_intrin._lane_search import (
+    DEPTH,
+    LANES,
+    ROWS,
+    best_of,
+    codes_of,
+    interleaved,
+    join,
+    lane_dot,
+    windows,
+    with_index,
+)
+
+
+@dataclass(frozen=True)
+class LaneRows:
+    """Inputs in rows as `quantize_kernel` gives them; `width` is a multiple of 4."""
+
+    rows: int
+    codebooks: int
+    width: int
+
+
+def search_order(read: TableRead, padded: int) -> np.ndarray:
+    """The codebook that is searched in each turn: of a unit, the last one first."""
+    return np.array([_codebook(read, turn) for turn in range(padded)])
+
+
+def _codebook(read: TableRead, turn):
+    """See `search_order`; works on ints and expressions."""
+    units, j = read.group // read.unit, turn % read.group
+    return turn // read.group * read.group + j // read.unit + units * (read.unit - 1 - j % read.unit)
+
+
+def encode_lanes(
+    inputs: LaneRows | Windows, *, plane: int, periods: int, batch: int, tiles: int, groups: int, steps: int,
+    codebooks: int, read: TableRead,
+) -> PrimFunc:  # fmt: skip
+    """Codes uint8 [batch, tiles, groups, *read.code_shape].
+
+    x: rows (see `LaneRows`), or planes [batch, channels, plane], with pattern int8 [periods, 16] where they are not
+    interleaved (1x1). centroids int8
+    [groups * G, steps, 4, 16] and score_bias int32 [groups * G, 4, 16] (the same for each of four rows) in the order
+    of `search_order`.
+    """
+    conv = isinstance(inputs, Windows)
+    padded = groups * read.group
+
+    def load(x, pattern, b, n, codebook, step: int):
+        """The 16 bytes that hold this step of four positions, or four steps of each of four rows."""
+        codebook = codebook if padded == codebooks else T.min(codebook, codebooks - 1)
+        if not conv:
+            rows = [T.min(n + r, inputs.rows - 1) if tiles * read.rows > inputs.rows else n + r for r in range(ROWS)]
+            starts = [(row * inputs.codebooks + codebook) * inputs.width + step * DEPTH for row in rows]
+            return [T.Bind(x.vload([start], "int8x16")) for start in starts]
+        if inputs.interleaved:
+            channels = [inputs.channel(codebook, step * DEPTH + i) for i in range(DEPTH)]
+            parts = [x.vload([b, channel, inputs.offset(n)], "int8x16") for channel in channels]
+            return [T.Bind(interleaved(parts))] * ROWS
+        channel, start = inputs.origin(step)
+        source = x.vload([b, inputs.channel(codebook, channel), inputs.offset(n) + start], "int8x16")
+        return [T.Bind(windows(source, pattern.vload([n // ROWS % periods, 0], "int8x16")))] * ROWS
+
+    def search(x, centroids, bias, pattern, b, n, turn):
+        sums = [[bias.vload([turn, r, j * LANES], "int32x4") for j in range(LANES)] for r in range(ROWS)]
+        taken: list = []
+        for step in range(steps):
+            if conv or step % LANES == 0:
+                taken = load(x, pattern, b, n, _codebook(read, turn), step)
+            weights = [T.Bind(centroids.vload([turn, step, j, 0], "int8x16")) for j in range(LANES)]
+            for r in range(ROWS):
+                lane = r if conv else step % LANES
+                sums[r] = [T.Bind(lane_dot(sums[r][j], weights[j], taken[r], lane)) for j in range(LANES)]
+        return best_of([[T.Bind(with_index(row[j], j)) for j in range(LANES)] for row in sums])
+
+    def turn_of(x, centroids, bias, pattern, codes, joined, b, t, quad, turn) -> None:
+        best = search(x, centroids, bias, pattern, b, t * read.rows + quad * ROWS, turn)
+        if read.unit > 1:
+            T.buffer_store(joined, join(best, joined.vload([0], "int32x4")), [T.ramp(0, 1, ROWS)])
+            best = joined.vload([0], "int32x4")
+        # until a unit is complete this is overwritten in the next turn
+        index = read.code_index(quad * ROWS, turn % read.group // read.unit)
+        value = codes_of(best, read.unit, read.code_offset)
+        lanes = T.ramp(index[-1], 1, ROWS * read.unit)
+        T.buffer_store(codes, value, [b, t, turn // read.group, *index[:-1], lanes])
+
+    if not conv:
+        return _of_rows(turn_of, inputs, tiles, groups, steps, read)
+    return _of_planes(turn_of, inputs, plane, periods, batch, tiles, groups, steps, read)
+
+
+def _of_rows(turn_of, inputs: LaneRows, tiles: int, groups: int, steps: int, read: TableRead) -> PrimFunc:
+    padded, size = groups * read.group, inputs.rows * inputs.codebooks * inputs.width + PART
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        x: T.Buffer((size,), "int8"),
+        centroids: T.Buffer((padded, steps, LANES, PART), "int8"),
+        bias: T.Buffer((padded, ROWS, TABLE_ENTRIES), "int32"),
+        codes: T.Buffer((1, tiles, groups, *read.code_shape), "uint8"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        with T.sblock("encode"):  # one block: some Relax passes ask what blocks a PrimFunc has
+            T.reads(x[0:size])
+            T.writes(codes[0:1, 0:tiles, 0:groups])
+            for t in T.parallel(tiles):
+                for quad in T.serial(read.rows // ROWS):
+                    joined = T.alloc_buffer((ROWS,), "int32")
+                    joined[T.ramp(0, 1, ROWS)] = T.broadcast(T.int32(0), ROWS)
+                    for turn in T.serial(padded):
+                        turn_of(x, centroids, bias, None, codes, joined, 0, t, quad, turn)
+
+    return kernel
+
+
+def _of_planes(
+    turn_of, inputs: Windows, plane: int, periods: int, batch: int, tiles: int, groups: int, steps: int,
+    read: TableRead,
+) -> PrimFunc:  # fmt: skip
+    padded, channels = groups * read.group, inputs.patches.shape[1]
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        x: T.Buffer((batch, channels, plane), "int8"),
+        centroids: T.Buffer((padded, steps, LANES, PART), "int8"),
+        bias: T.Buffer((padded, ROWS, TABLE_ENTRIES), "int32"),
+        pattern: T.Buffer((max(periods, 1), PART), "int8"),
+        codes: T.Buffer((batch, tiles, groups, *read.code_shape), "uint8"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        with T.sblock("encode"):  # one block: some Relax passes ask what blocks a PrimFunc has
+            T.reads(x[0:batch, 0:channels, 0:plane])
+            T.writes(codes[0:batch, 0:tiles, 0:groups])
+            for bt in T.parallel(batch * tiles):
+                b: T.let = bt // tiles
+                t: T.let = bt % tiles
+                for quad in T.serial(read.rows // ROWS):
+                    joined = T.alloc_buffer((ROWS,), "int32")
+                    joined[T.ramp(0, 1, ROWS)] = T.broadcast(T.int32(0), ROWS)
+                    for turn in T.serial(padded):
+                        turn_of(x, centroids, bias, pattern, codes, joined, b, t, quad, turn)
+
+    if periods:
+        return kernel
+    params = [p for i, p in enumerate(kernel.params) if i != 3]  # without the pattern
+    return PrimFunc(params, kernel.body, kernel.ret_type, kernel.attrs)

@@ -1,0 +1,74 @@
+"""Closest-centroid search of AArch64 with sixteen centroids in the lanes of four registers, four rows at a time.
+
+The inputs are the by-element operand of sdot, so rows of a matrix and windows of an image are read as they lie. All
+sixteen sums of a row stay in registers, start from a bias that is loaded (a copy would be an instruction), carry
+their index in the low four bits, and need no comparison with select: maxima, then pairwise maxima of four rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tvm.ir import Expr
+from tvm.script import tirx as T
+
+from tvm_ext.tensor_intrin.spec import llvm_intrinsic
+
+ROWS, LANES, DEPTH = 4, 4, 4
+_WORD, _BYTES = "int32x4", "int8x16"
+_ZIP = [i + half for i in range(8) for half in (0, 16)]
+
+
+def lane_dot(acc: Expr, centroids: Expr, inputs: Expr, lane: int) -> Expr:
+    """acc int32x4 + four products for each of four centroids (int8x16) with inputs' (int8x16) bytes 4 * lane ..."""
+    sdot = llvm_intrinsic("llvm.aarch64.neon.sdot.v4i32.v16i8")
+    four = T.Shuffle([T.reinterpret(_WORD, inputs)], [lane] * LANES)
+    return T.call_llvm_pure_intrin(_WORD, sdot, acc, centroids, T.reinterpret(_BYTES, four))
+
+
+def windows(source: Expr, pattern: Expr) -> Expr:
+    """Four bytes for each of four positions, picked from 16 neighbours."""
+    tbl = llvm_intrinsic("llvm.aarch64.neon.tbl1.v16i8")
+    return T.call_llvm_pure_intrin(_BYTES, tbl, source, pattern)
+
+
+def interleaved(channels: Sequence[Expr]) -> Expr:
+    """The first four bytes of four channels, by position."""
+    low = [T.Shuffle([channels[i], channels[i + 2]], _ZIP) for i in range(2)]
+    return T.Shuffle(low, _ZIP)
+
+
+def with_index(score: Expr, group: int) -> Expr:
+    """The low four bits of the scores of centroids 4 * group ... replaced by 15 - index, in one instruction (sri)."""
+    insert = llvm_intrinsic("llvm.aarch64.neon.vsri.v4i32")
+    tag = T.shift_left(T.ramp(T.int32(15 - LANES * group), T.int32(-1), LANES), T.broadcast(T.int32(28), LANES))
+    return T.call_llvm_pure_intrin(_WORD, insert, score, tag, T.int32(28))
+
+
+def best_of(scores: Sequence[Sequence[Expr]]) -> Expr:
+    """The largest of the 16 scores (4 x int32x4) of each of four rows, as int32x4."""
+    pairwise = llvm_intrinsic("llvm.aarch64.neon.smaxp.v4i32")
+
+    def fold(a, b):
+        return T.call_llvm_pure_intrin(_WORD, pairwise, a, b)
+
+    rows = [T.max(T.max(row[0], row[1]), T.max(row[2], row[3])) for row in scores]
+    return fold(fold(rows[0], rows[1]), fold(rows[2], rows[3]))
+
+
+def join(best: Expr, later: Expr) -> Expr:
+    """The low byte of `best`, and above it those that `later` holds: one instruction (sli)."""
+    insert = llvm_intrinsic("llvm.aarch64.neon.vsli.v4i32")
+    return T.call_llvm_pure_intrin(_WORD, insert, best, later, T.int32(8))
+
+
+def codes_of(joined: Expr, unit: int, start: int) -> Expr:
+    """uint8 x (4 * unit): the codes of four rows, `unit` codebooks side by side, from joined scores.
+
+    The low four bits of a score are 15 - index; `start` is added for each codebook before its own.
+    """
+    low = sum(15 << 8 * i for i in range(unit))
+    flip = sum((15 | start * i) << 8 * i for i in range(unit))
+    dtype = {1: "int8x4", 2: "int16x4", 4: _WORD}[unit]
+    codes = T.bitwise_xor(T.bitwise_and(joined, T.broadcast(T.int32(low), 4)), T.broadcast(T.int32(flip), 4))
+    return T.reinterpret(f"uint8x{4 * unit}", codes if dtype == _WORD else T.cast(codes, dtype))
