@@ -22,6 +22,7 @@ def rewrite_passes(
 ) -> list[tvm.transform.Pass]:  # fmt: skip
     """Quantized layers become integer ones; float layers that have a codebook become R.lut.dense and R.lut.conv2d."""
     return [
+        t.FoldPermutedConstants(),
         relax.transform.FoldConstant(),
         t.RewriteQuantizedToInteger(exact, keep_float),
         t.RewriteDenseToLUT(codebooks),
@@ -51,6 +52,7 @@ def legalize_passes(target: Target) -> list[tvm.transform.Pass]:
     return [
         *cpu.library_dispatch_passes(target),
         relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "OIHW"]}),
+        t.FoldPermutedConstants(),
         relax.transform.FoldConstant(),
         t.LegalizeFloat(),
         relax.transform.DeadCodeElimination(),
@@ -64,7 +66,7 @@ def legalize_passes(target: Target) -> list[tvm.transform.Pass]:
 
 def schedule_passes() -> list[tvm.transform.Pass]:
     """Loops are ordered, tiled, vectorized and tensorized."""
-    return [dlight.ApplyDefaultSchedule(*(rule() for rule in RULES))]
+    return [dlight.ApplyDefaultSchedule(*(rule() for rule in RULES)), t.PrefetchWeights()]
 
 
 def lower_passes(target: Target) -> list[tvm.transform.Pass]:

@@ -28,6 +28,8 @@ def convert_layer(bb: relax.BlockBuilder, op_type: str, inputs: Inputs, attrs: M
         return _gemm(bb, inputs, attrs, name)
     if op_type == "MatMul":
         return bb.emit(named(relax.op.matmul(inputs[0], inputs[1]), name))
+    if op_type == "Clip" and inputs[0].ty.dtype == "float32":
+        return _clip(bb, inputs)
     return None
 
 
@@ -80,6 +82,18 @@ def _gemm(bb: relax.BlockBuilder, inputs: Inputs, attrs: Mapping[str, Any], name
     out = bb.emit(named(relax.op.matmul(a, b), name))
     beta = float(attrs.get("beta", 1.0))
     return out if c is None or beta == 0 else bb.emit(relax.op.add(out, _scaled(bb, c, beta, transpose=False)))
+
+
+def _clip(bb: relax.BlockBuilder, inputs: Inputs) -> relax.Expr | None:
+    """Two calls that passes know; the value comes second, so that NaN stays: no comparison with it is true."""
+    limits = [constant_of(bb, limit) for limit in (*inputs[1:], None, None)[:2]]
+    if any(limit is None and given is not None for limit, given in zip(limits, inputs[1:], strict=False)):
+        return None
+    value = inputs[0]
+    for limit, choose in zip(limits, (relax.op.maximum, relax.op.minimum), strict=True):
+        if limit is not None:
+            value = bb.emit(choose(relax.const(limit.reshape(()).astype("float32")), value))
+    return value
 
 
 def _scaled(bb: relax.BlockBuilder, expr: relax.Expr, factor: float, *, transpose: bool) -> relax.Expr:

@@ -42,7 +42,8 @@ def test_phases_in_order() -> None:
 
 def test_rewriting_passes_come_first() -> None:
     names = [str(p.info.name) for p in pipeline.rewrite_passes({})]
-    assert names == ["FoldConstant", "RewriteQuantizedToInteger", "RewriteDenseToLUT", "RewriteConv2dToLUT"]
+    rewrites = ["RewriteQuantizedToInteger", "RewriteDenseToLUT", "RewriteConv2dToLUT"]
+    assert names == ["FoldPermutedConstants", "FoldConstant", *rewrites]
 
 
 def _code(built: pipeline.Built) -> tuple[str, str]:

@@ -10,12 +10,18 @@ from tvm.tirx import PrimFunc
 from tvm_ext.compute.float_conv2d import ACC, PAD
 from tvm_ext.compute.float_matmul import PACK
 from tvm_ext.compute.register_tile import RegisterTile
-from tvm_ext.schedule.base import child_blocks, loops_of, product, vectorize
+from tvm_ext.schedule.base import child_blocks, extent, largest_divisor, loops_of, product, vectorize
 from tvm_ext.schedule.elementwise import schedule_map
 from tvm_ext.target import vector_unit
 
 _RESIDENT_BYTES = 256 << 10
 """Weights up to this size stay in the second-level cache while the rows go by, so that these need to come once."""
+_SHARED_BY = (8, 64)
+"""Numbers of tiles that a block's weights are read for, between which fetching the next block's ahead pays."""
+_BURST = 128
+"""Steps of a sum between two prefetches: sums are in registers only where no prefetch is in between."""
+PREFETCH = "lut.prefetch"
+"""Annotation of a loop: height and width of a tile, lines and columns of tiles that share one block of weights."""
 
 
 class Contraction(ScheduleRule):
@@ -29,7 +35,8 @@ class Contraction(ScheduleRule):
         blocks = {str(sch.get(block).name_hint): block for block in child_blocks(sch)}
         if ACC not in blocks:
             return None
-        acc, *others, last = (block for name, block in blocks.items() if name not in (PAD, PACK))
+        acc = blocks[ACC]
+        *others, last = (block for name, block in blocks.items() if name not in (ACC, PAD, PACK))
         lanes = vector_unit(target).lanes
         for block in others:
             sch.compute_inline(block)
@@ -45,6 +52,11 @@ class Contraction(ScheduleRule):
         wo, wi = sch.split(wide, [None, tile.width])
         vector, lane = sch.split(out, [None, tile.lanes])
         order = [*outer, ho, block] if resident else [block, *outer, ho]
+        lines, columns = product(sch, [*outer, ho]), extent(sch, wo)
+        if not resident and _SHARED_BY[0] <= lines * columns <= _SHARED_BY[1]:
+            steps, step = sch.split(reduce[-1], [None, largest_divisor(extent(sch, reduce[-1]), _BURST)])
+            sch.annotate(steps, PREFETCH, [tile.height, tile.width, lines, columns])
+            reduce[-1:] = [steps, step]
         sch.reorder(*order, wo, *reduce, hi, wi, vector, lane)
         task = sch.fuse(*order)
         sch.parallel(task)

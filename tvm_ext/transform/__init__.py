@@ -2,6 +2,7 @@
 
 from tvm_ext.transform._rewrite import add_layer_rows, layer_rows
 from tvm_ext.transform.decompose_lut import DecomposeLUT
+from tvm_ext.transform.fold_permuted_constants import FoldPermutedConstants
 from tvm_ext.transform.fold_scale_into_table import FoldScaleIntoTable
 from tvm_ext.transform.fuse_input_quantization import FuseInputQuantization
 from tvm_ext.transform.fuse_lut_epilogue import FuseLUTEpilogue
@@ -10,6 +11,7 @@ from tvm_ext.transform.lift_constants import lift_constants
 from tvm_ext.transform.list_layers import list_layers
 from tvm_ext.transform.pack_lut_constants import PackLUTConstants
 from tvm_ext.transform.pack_quantized import PackQuantized
+from tvm_ext.transform.prefetch_weights import PrefetchWeights
 from tvm_ext.transform.reuse_codes import ReuseCodes
 from tvm_ext.transform.rewrite_conv2d_to_lut import RewriteConv2dToLUT
 from tvm_ext.transform.rewrite_dense_to_lut import RewriteDenseToLUT
@@ -18,12 +20,14 @@ from tvm_ext.transform.vectorize_elementary import VectorizeElementary
 
 __all__ = [
     "DecomposeLUT",
+    "FoldPermutedConstants",
     "FoldScaleIntoTable",
     "FuseInputQuantization",
     "FuseLUTEpilogue",
     "LegalizeFloat",
     "PackLUTConstants",
     "PackQuantized",
+    "PrefetchWeights",
     "ReuseCodes",
     "RewriteConv2dToLUT",
     "RewriteDenseToLUT",
