@@ -26,6 +26,7 @@ def test_llvm_form() -> None:
         "mtriple": "aarch64-linux-gnu",
         "mcpu": "neoverse-n1",
         "mattr": ["+neon", "+dotprod"],
+        "model": "cortex-a76",
     }
     assert "mattr" not in parse_target("x86-64-v3").llvm()
 

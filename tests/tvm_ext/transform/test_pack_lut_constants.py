@@ -20,7 +20,12 @@ _CONV = {"length": 9, "kernel": (3, 3), "pads": (1, 1, 1, 1)}
 
 
 def _packed(mod: tvm.IRModule, isa: str) -> tvm.IRModule:
-    passes = [DecomposeLUT(), ReuseCodes(), FuseLUTEpilogue(), PackLUTConstants(Target(TARGETS[isa]), least_table_bits(isa))]
+    passes = [
+        DecomposeLUT(),
+        ReuseCodes(),
+        FuseLUTEpilogue(),
+        PackLUTConstants(Target(TARGETS[isa]), least_table_bits(isa)),
+    ]
     after = tvm.transform.Sequential(passes)(mod)
     relax.analysis.well_formed(after)
     return after
@@ -68,8 +73,10 @@ def test_choice(layer: Layer, reason: str, isa: str) -> None:
     (row,) = layer_rows(after)
     size = layer.num_codebooks * layer.centroids * layer.outputs * (4 if layer.table == "float32" else 1)
     loads_rows = _loads_rows(layer, isa)
-    kernel = ("row loads" if loads_rows else "row gather") if reason else (
-        f"row loads {isa}" if loads_rows else f"shuffle {isa}"
+    kernel = (
+        ("row loads" if loads_rows else "row gather")
+        if reason
+        else (f"row loads {isa}" if loads_rows else f"shuffle {isa}")
     )
     narrow = isa.endswith("_narrow") and (loads_rows or not reason)
     preadd = 2 if loads_rows else get_isa(isa).table_read.preadd
