@@ -33,7 +33,7 @@ def _first_maximum(dtype: str):
     return te.comm_reducer(combine, lambda i, _: (tirx.const(0, i), te.min_value(dtype)), name="first_maximum")
 
 
-def _sum_from(start):
+def sum_from(start):
     """Reducer that adds to `start`, which costs no addition of its own."""
     return te.comm_reducer(lambda total, value: total + value, lambda _: start, name="sum_from")
 
@@ -68,7 +68,7 @@ def encode_rowwise(
     shape = (batch, rows, num_codebooks)
     if integer and num_centroids <= LANES:
         best = te.compute(
-            shape, lambda b, n, c: te.max(_tagged(score[b, n, c, k] + score_bias[c, k], k), axis=k), name="lut_best"
+            shape, lambda b, n, c: te.max(tagged(score[b, n, c, k] + score_bias[c, k], k.var), axis=k), name="lut_best"
         )
     else:
         # the highest score, or the least distance; the first of equals
@@ -82,19 +82,20 @@ def encode_rowwise(
         )
 
     def code(b, n, c):
-        return (_untagged(best[b, n, c]) if integer and num_centroids <= LANES else best[b, n, c]).astype("uint8")
+        return (untagged(best[b, n, c]) if integer and num_centroids <= LANES else best[b, n, c]).astype("uint8")
 
     if patches.is_conv:
         return te.compute((batch, num_codebooks, rows), lambda b, c, n: code(b, n, c), name="lut_codes")
     return te.compute((rows, num_codebooks), lambda n, c: code(0, n, c), name="lut_codes")
 
 
-def _tagged(score, k):
+def tagged(score, k):
     """The index rides in the bits that the definition shifts away; 15 - k lets the lowest index win a tie."""
-    return (score & tirx.const(-LANES, "int32")) | (tirx.const(LANES - 1, "int32") - k.var.astype("int32"))
+    return (score & tirx.const(-LANES, "int32")) | (tirx.const(LANES - 1, "int32") - k.astype("int32"))
 
 
-def _untagged(best):
+def untagged(best):
+    """The index of a tagged score."""
     return tirx.const(LANES - 1, "int32") - (best & (LANES - 1))
 
 
@@ -133,7 +134,7 @@ def encode_tiled(
 
     def product(b, c, kk, n):
         left = subvector[b, c, n // LANES, t, n % LANES, i].astype(acc_dtype)
-        return _sum_from(score_bias[c, kk])(left * centroids[c, kk, t, i].astype(acc_dtype), axis=[t, i])
+        return sum_from(score_bias[c, kk])(left * centroids[c, kk, t, i].astype(acc_dtype), axis=[t, i])
 
     score = te.compute((batch, padded, num_centroids, blocks * LANES), product, name="lut_score")
     best = _best(score, k, integer, (batch, padded, blocks * LANES))
@@ -142,7 +143,7 @@ def encode_tiled(
         row, codebook = read.code_position(*index)
         winner = best[b, group * read.group + codebook, tile * read.rows + row]
         if integer:
-            winner = _untagged(winner)
+            winner = untagged(winner)
         return (winner + read.code_start(codebook)).astype("uint8")
 
     return te.compute((batch, tiles, groups, *read.code_shape), packed, name="lut_codes")
@@ -223,4 +224,4 @@ def _best(score, k, integer: bool, shape: tuple[int, ...]) -> te.Tensor:
         )
         return best
 
-    return te.compute(shape, lambda b, c, n: te.max(_tagged(score[b, c, k, n], k), axis=k), name="lut_best")
+    return te.compute(shape, lambda b, c, n: te.max(tagged(score[b, c, k, n], k.var), axis=k), name="lut_best")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tvm_ext.compute.encode_lanes import search_order
+from tvm_ext.compute.windows import linear_slots
 from tvm_ext.tensor_intrin import TABLE_ENTRIES, Dot, Isa, TableRead
 from tvm_ext.tensor_intrin._lane_search import LANES, ROWS
 
@@ -142,9 +143,7 @@ def pack_search(
     return packed, _pad(inv_scale, codebooks), _pad(bias.astype(np.int32), codebooks), zero_point
 
 
-def pack_lanes(
-    centroids: np.ndarray, score_bias: np.ndarray, read: TableRead
-) -> tuple[np.ndarray, np.ndarray]:
+def pack_lanes(centroids: np.ndarray, score_bias: np.ndarray, read: TableRead) -> tuple[np.ndarray, np.ndarray]:
     """The constants of `pack_search`, T steps of 4, as `encode_lanes` reads them.
 
     centroids int8 [codebooks, T, 4, 16], score_bias int32 [codebooks, 4, 16], both in the order of `search_order`.
@@ -157,6 +156,25 @@ def pack_lanes(
     bias = np.full((padded, TABLE_ENTRIES), _NEVER, np.int32)
     bias[:, :k] = score_bias
     return np.ascontiguousarray(turned), np.ascontiguousarray(np.repeat(bias[order][:, None], ROWS, axis=1))
+
+
+def pack_few_rows(
+    centroids: np.ndarray, score_bias: np.ndarray, dot: Dot, input_signed: bool
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """(centroids [C, T, 16, depth], score_bias int32 [C, 16], zero_point) for `encode_few_rows`.
+
+    From centroids int8 [C, K, V] and score_bias int32 [C, K]; the zero point is that of `pack_search`. Lanes without a
+    centroid never win.
+    """
+    c, k, v = centroids.shape
+    packed, _, bias, zero_point = pack_search(
+        centroids, np.ones(c, np.float32), score_bias, c, dot, input_signed, linear_slots(v, dot.depth), c * v
+    )
+    lanes = np.zeros((c, packed.shape[2], TABLE_ENTRIES, dot.depth), packed.dtype)
+    lanes[:, :, :k] = packed.transpose(0, 2, 1, 3)
+    padded = np.full((c, TABLE_ENTRIES), _NEVER, np.int32)
+    padded[:, :k] = bias
+    return lanes, padded, zero_point
 
 
 def _pad(values: np.ndarray, length: int) -> np.ndarray:

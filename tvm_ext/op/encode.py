@@ -6,6 +6,7 @@ import tvm
 from tvm import relax, te, topi
 
 from tvm_ext.compute.encode import RUN, encode_rowwise, encode_tiled
+from tvm_ext.compute.encode_few_rows import encode_few_rows
 from tvm_ext.compute.encode_lanes import LaneRows, encode_lanes
 from tvm_ext.compute.kernel import call_kernel, emit_kernel
 from tvm_ext.compute.patches import Patches
@@ -24,8 +25,8 @@ def encode(
     pattern: relax.Expr | None = None,
     *, encoder: str = "l2", encode_dtype: str = "float32", input_signed: bool = True,
     kernel_shape: tuple[int, ...] = (), strides: tuple[int, ...] = (1, 1), pads: tuple[int, ...] = (0, 0, 0, 0),
-    dilations: tuple[int, ...] = (1, 1), image: tuple[int, ...] = (), layout: str = "", tiles: int = 0,
-    subvector_len: int = 0,
+    dilations: tuple[int, ...] = (1, 1), image: tuple[int, ...] = (), layout: str = "",
+    few_rows: str = "", tiles: int = 0, subvector_len: int = 0,
     num_codebooks: int = 0, zero_point: int = 0, by_element: bool = False, layer: str = "",
 ) -> relax.Call:  # fmt: skip
     """Codes (uint8) of the subvectors of `x`.
@@ -37,7 +38,8 @@ def encode(
     centroids : [C, K, V] float32, or int8 with ``encode_dtype="int8"``.
     inv_scale, score_bias : float32 [C], int32 [C, K]; only with int8, inv_scale only where x is float32.
     layout : "" gives codes [..., C] or [B, C, OH, OW]. "rowwise" flattens the positions: [N, C] or [B, C, OH * OW],
-        and takes centroids as [C, V, K].
+        and takes centroids as [C, V, K]; or, with the name of an ISA as `few_rows`, as that ISA's dot product wants
+        them in the lanes of a vector (see `pack_few_rows`; then `subvector_len` and `zero_point` are set).
         The name of an ISA gives that ISA's tiles; then the constants are packed and `tiles`, `subvector_len`,
         `num_codebooks`, `zero_point` are set (by PackLUTConstants). A conv whose subvectors are whole channels then
         reads a plane (see `plane`) of an image of shape `image`, by windows if there is a `pattern` for them.
@@ -52,8 +54,7 @@ def encode(
     attrs = attributes(
         encoder=encoder, encode_dtype=encode_dtype, input_signed=bool(input_signed), kernel_shape=tuple(kernel_shape),
         strides=tuple(strides), pads=tuple(pads), dilations=tuple(dilations), image=tuple(image), layout=layout,
-        tiles=tiles,
-        subvector_len=subvector_len, num_codebooks=num_codebooks, zero_point=zero_point,
+        few_rows=few_rows, tiles=tiles, subvector_len=subvector_len, num_codebooks=num_codebooks, zero_point=zero_point,
         by_element=bool(by_element), layer=layer,
     )  # fmt: skip
     return relax.Call(OP, [x, centroids, optional(inv_scale), optional(score_bias), optional(pattern)], attrs)
@@ -120,11 +121,19 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
             loader = "interleave" if interleaved else ""
         elif _integer_runs(patches, search, length, dot):
             loader = "regroup"
-    kernel = {"": "oracle", "rowwise": "encode_rowwise"}.get(layout, "encode_tiled")
-    info = {"kind": kernel, "isa": layout, "encode_dtype": search.encode_dtype, "layer": str(attrs["layer"]),
+
+    def few_rows(x, centroids, inv_scale, score_bias, _) -> te.Tensor:
+        return encode_few_rows(
+            x, centroids, inv_scale, score_bias, patches=patches, search=search, length=length, dot=get_isa(isa).dot
+        )
+
+    isa = str(attrs["few_rows"])
+    kernel = "encode_few_rows" if isa else {"": "oracle", "rowwise": "encode_rowwise"}.get(layout, "encode_tiled")
+    compute = {"encode_few_rows": few_rows, "encode_tiled": tiled}.get(kernel, rowwise)
+    info = {"kind": kernel, "isa": isa or layout, "encode_dtype": search.encode_dtype, "layer": str(attrs["layer"]),
             "loader": loader, "contiguous": int(_contiguous(patches, length))}  # fmt: skip
     args = [x, centroids, given(inv_scale), given(score_bias), given(pattern)]
-    return emit_kernel(bb, rowwise if layout in ("", "rowwise") else tiled, args, call.ty, "lut_encode", info)
+    return emit_kernel(bb, compute, args, call.ty, "lut_encode", info)
 
 
 def _stored(layout: str) -> str:

@@ -4,11 +4,11 @@ from tvm_ext.schedule.contraction import Contraction
 from tvm_ext.schedule.elementwise import Elementwise
 from tvm_ext.schedule.encode import EncodeTiled
 from tvm_ext.schedule.fallback import Fallback
-from tvm_ext.schedule.gemv import EncodeRowwise, LookupGather
+from tvm_ext.schedule.gemv import EncodeFewRows, EncodeRowwise, LookupGather
 from tvm_ext.schedule.lookup import LookupShuffle
 from tvm_ext.schedule.reduction import LaneReduction, RowReduction
 
-LUT_RULES = (LookupShuffle, EncodeTiled, LookupGather, EncodeRowwise)
+LUT_RULES = (LookupShuffle, EncodeTiled, LookupGather, EncodeFewRows, EncodeRowwise)
 FLOAT_RULES = (Contraction, RowReduction, LaneReduction, Elementwise, Fallback)
 RULES = (*LUT_RULES, *FLOAT_RULES)
 """In the order they are asked; the last one takes everything."""
@@ -19,6 +19,7 @@ __all__ = [
     "RULES",
     "Contraction",
     "Elementwise",
+    "EncodeFewRows",
     "EncodeRowwise",
     "EncodeTiled",
     "Fallback",

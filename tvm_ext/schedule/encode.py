@@ -53,7 +53,7 @@ class EncodeTiled(ScheduleRule):
         sch.compute_at(subvector, block, preserve_unit_loops=True)
         sch.decompose_reduction(best, k)
         sch.unroll(k)
-        _schedule_score(sch, score, dot)
+        schedule_score(sch, score, dot, dot.intrin)
         loader = str(kernel["loader"])
         if loader == "regroup":
             sch.compute_at(blocks["lut_quantized"], block, preserve_unit_loops=True)
@@ -76,16 +76,17 @@ class EncodeTiled(ScheduleRule):
         return sch
 
 
-def _schedule_score(sch: s_tir.Schedule, score, dot: Dot) -> None:
+def schedule_score(sch: s_tir.Schedule, score, dot: Dot, intrin: str) -> None:
+    """Products of a vector of lanes (loops: lanes, steps, elements of a step), added up by `intrin`, or plain code."""
     lane, t, i = sch.get_loops(score)[-3:]
     unroll = extent(sch, t) * extent(sch, i) <= _MAX_UNROLL
-    if dot.intrin:
+    if intrin:
         outer, rows = sch.split(lane, [None, dot.rows])
         sch.reorder(t, outer, rows, i)
         init = sch.decompose_reduction(score, t)
         # only the init reads the bias, which is second behind the sum itself
         sch.unsafe_hide_buffer_access(score, "read", [1])
-        sch.tensorize(rows, dot.intrin)
+        sch.tensorize(rows, intrin)
         sch.unroll(outer)
         outer, rows = sch.get_loops(init)[-2:]
         sch.unroll(outer)

@@ -7,7 +7,7 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from tvm_ext.tensor_intrin._window import FLOAT_WINDOW
-from tvm_ext.tensor_intrin.desc import dot_desc, table_read_desc, window_desc
+from tvm_ext.tensor_intrin.desc import dot_desc, dot_lanes_desc, table_read_desc, window_desc
 from tvm_ext.tensor_intrin.spec import Dot, Isa, Product, TableRead, Window, llvm_intrinsic
 
 _WINDOW = Window("lut_window_vbmi", span=64, depth=4, dtype="uint8", index_dtype="uint8")
@@ -21,7 +21,7 @@ ISA = Isa(
         "lut_read_vbmi", rows=16, group=4, acc_dtype="int32", order="row_codebook", tiles=15,
         intrin_mult="lut_read_mult_vbmi", code_offset=16,
     ),
-    dot=Dot("lut_dot_vnni", rows=16, depth=4, x_dtype="uint8", c_dtype="int8"),
+    dot=Dot("lut_dot_vnni", rows=16, depth=4, x_dtype="uint8", c_dtype="int8", mixed_lanes="lut_dot_lanes_vnni"),
     product=Product(
         bytes=64, tiles=16, dot="llvm.x86.avx512.vpdpbusd.512", dot_pair="llvm.x86.avx512.vpdpwssd.512",
         shuffle="llvm.x86.avx512.pshuf.b.512",
@@ -42,6 +42,7 @@ def register() -> None:
     s_tir.TensorIntrin.register(read.intrin, table_read_desc(read), _table_read())
     s_tir.TensorIntrin.register(read.intrin_mult, table_read_desc(read, mult=True), _table_read_mult())
     s_tir.TensorIntrin.register(ISA.dot.intrin, dot_desc(ISA.dot), _dot())
+    s_tir.TensorIntrin.register(ISA.dot.lanes_intrin, dot_lanes_desc(ISA.dot), _dot_lanes())
     s_tir.TensorIntrin.register(_WINDOW.intrin, window_desc(_WINDOW), _window())
 
 
@@ -109,6 +110,26 @@ def _dot() -> PrimFunc:
                 acc[T.ramp(0, 1, 16)],
                 T.reinterpret("int8x64", x.vload([0, 0], "uint8x64")),
                 T.reinterpret("int8x64", centroid),
+            )
+
+    return impl
+
+
+def _dot_lanes() -> PrimFunc:
+    dot = llvm_intrinsic("llvm.x86.avx512.vpdpbusd.512")
+
+    @T.prim_func(s_tir=True)
+    def impl(
+        c: T.Buffer((16, 4), "int8", offset_factor=1),
+        x: T.Buffer((4,), "uint8", offset_factor=1),
+        acc: T.Buffer((16,), "int32", offset_factor=1),
+    ):
+        with T.sblock("root"):
+            T.reads(acc[0:16], c[0:16, 0:4], x[0:4])
+            T.writes(acc[0:16])
+            elements: T.let = T.broadcast(T.reinterpret("int32", x.vload([0], "uint8x4")), 16)
+            acc[T.ramp(0, 1, 16)] = T.call_llvm_pure_intrin(
+                "int32x16", dot, acc[T.ramp(0, 1, 16)], T.reinterpret("int8x64", elements), c.vload([0, 0], "int8x64")
             )
 
     return impl

@@ -159,9 +159,16 @@ def _row_codebook_mult(rows: int, group: int, offset: int) -> PrimFunc:
 
 
 def dot_desc(dot: Dot) -> PrimFunc:
-    """``acc[n] += sum_b x[n, b] * c[b]`` in int32."""
-    rows, depth, x_dtype, c_dtype = dot.rows, dot.depth, dot.x_dtype, dot.c_dtype
+    """``acc[n] += sum_b x[n, b] * c[b]`` in int32: rows in vector lanes, a centroid broadcast."""
+    return _dot_desc(dot.rows, dot.depth, dot.x_dtype, dot.c_dtype)
 
+
+def dot_lanes_desc(dot: Dot) -> PrimFunc:
+    """``acc[k] += sum_b c[k, b] * x[b]`` in int32: centroids in vector lanes, a row's elements broadcast."""
+    return _dot_desc(dot.rows, dot.depth, dot.c_dtype, dot.x_dtype)
+
+
+def _dot_desc(rows: int, depth: int, x_dtype: str, c_dtype: str) -> PrimFunc:
     @T.prim_func(s_tir=True)
     def desc(
         x: T.Buffer((rows, depth), x_dtype, offset_factor=1),

@@ -111,6 +111,7 @@ class Dot:
     depth : products one instruction adds into a 32-bit lane.
     x_dtype : how the inputs must be stored: "uint8", "int8" or "int16".
     c_dtype : how the centroids must be stored: "int8" or "int16".
+    mixed_lanes : where the two differ, the intrinsic with centroids in the lanes and a row's elements broadcast.
     """
 
     intrin: str
@@ -118,6 +119,12 @@ class Dot:
     depth: int
     x_dtype: str
     c_dtype: str
+    mixed_lanes: str = ""
+
+    @property
+    def lanes_intrin(self) -> str:
+        """The tensor intrinsic with centroids in the lanes and a row's elements broadcast, or ""."""
+        return self.intrin if self.x_dtype == self.c_dtype else self.mixed_lanes
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,9 @@ from tvm_ext.tensor_intrin.spec import ROW_READ, table_bits
 from tvm_ext.transform._rewrite import add_layer_rows, array, is_constant, rewrite_module, with_args
 
 _RESHAPE = tvm.ir.Op.get("relax.reshape")
-ROWWISE_SHARE = 6
-"""A dense layer whose rows fill no more than this part of a tile reads table rows directly (measured on x86)."""
+_FEW_ROWS = 12
+"""A dense layer of so many rows, or of half a tile, reads table rows directly: measured on x86, where that is twice as
+fast as a tile of 16 filled by half. With a float32 search, which is slow for single rows, a sixth of a tile."""
 
 
 _MAX_STEPS = 64
@@ -109,7 +110,7 @@ class PackLUTConstants:
             codes = call.args[0]
             if codes not in packed:
                 choice = _choose(encode, readers.get(codes, [call]), isa, row_preadd)
-                packed[codes] = choice, rewriter.builder_.emit(_pack_encode(rewriter, encode, choice))
+                packed[codes] = choice, rewriter.builder_.emit(_pack_encode(rewriter, encode, choice, isa))
             choice, packed_codes = packed[codes]
             lookup, table_bits, table_error = _narrow(call, choice)
             row = _row(lookup, encode, choice, f"layer_{len(rows)}")
@@ -153,7 +154,7 @@ def _choose_packed(encode: relax.Call, readers: list[relax.Call], isa: Isa, row_
     if num_centroids > TABLE_ENTRIES:
         return Rowwise(f"{num_centroids} centroids do not fit a table register of {TABLE_ENTRIES}")
     patches = patches_of(ENCODE_NAME, encode.args[0], encode.attrs)
-    if not patches.is_conv and patches.rows * ROWWISE_SHARE <= isa.table_read.rows:
+    if not patches.is_conv and patches.rows <= _few_rows(encode, isa):
         return Rowwise(f"{patches.rows} row(s): table rows are read directly")
     for reader in readers:
         if not is_constant(reader.args[1]):
@@ -175,16 +176,41 @@ def _choose_packed(encode: relax.Call, readers: list[relax.Call], isa: Isa, row_
     return Shuffle(isa, pack.register_tile(tiles, outputs, codebooks, read, lanes), codebooks, read.preadd)
 
 
+def _few_rows(encode: relax.Call, isa: Isa) -> int:
+    """Rows of a dense layer up to which table rows are read directly."""
+    tile = isa.table_read.rows
+    integer = str(encode.attrs["encode_dtype"]) == "int8"
+    return max(_FEW_ROWS, tile // 2) if integer and isa.arch == "x86" else tile // 6
+
+
 def _has_mult(lookup: relax.Call) -> bool:
     return present(lookup.args[4]) and not (is_constant(lookup.args[4]) and bool((array(lookup.args[4]) == 1).all()))
 
 
-def _pack_encode(rewriter, encode: relax.Call, choice: Choice) -> relax.Call:
+def _in_lanes(encode: relax.Call) -> bool:
+    """Whether a row-wise search can have the centroids of a codebook in vector lanes."""
+    constant = all(is_constant(a) for a in encode.args[1:] if present(a))
+    return constant and str(encode.attrs["encode_dtype"]) == "int8" and int(encode.args[1].ty.shape[1]) <= TABLE_ENTRIES
+
+
+def _pack_few_rows(x: relax.Expr, encode: relax.Call, isa: Isa) -> relax.Call:
+    _, centroids, inv_scale, score_bias, pattern = encode.args
+    cents, bias, zero_point = pack.pack_few_rows(
+        array(centroids), array(score_bias), isa.dot, bool(int(encode.attrs["input_signed"]))
+    )
+    args = [x, relax.const(cents), inv_scale, relax.const(bias), pattern]
+    length = int(centroids.ty.shape[2])
+    return with_args(encode, args, layout="rowwise", few_rows=isa.name, subvector_len=length, zero_point=zero_point)
+
+
+def _pack_encode(rewriter, encode: relax.Call, choice: Choice, isa: Isa) -> relax.Call:
     x, centroids, inv_scale, score_bias, _ = encode.args
     patches = patches_of(ENCODE_NAME, x, encode.attrs)
     if not patches.is_conv and len(x.ty.shape) != 2:
         x = rewriter.builder_.emit(relax.op.reshape(x, patches.shape))
     if isinstance(choice, Rowwise):
+        if not patches.is_conv and _in_lanes(encode):
+            return _pack_few_rows(x, encode, isa)
         turned = relax.op.permute_dims(centroids, [0, 2, 1])
         if is_constant(centroids):
             turned = relax.const(np.ascontiguousarray(array(centroids).transpose(0, 2, 1)))

@@ -15,6 +15,11 @@ from tvm_ext import pipeline
 DENSE = [
     Layer("one_row", (1, 12), 5),
     Layer("three_rows", (3, 10), 1, search="s8"),
+    Layer("few_rows_ties", (9, 19), 5, table="identity", coarse=True),
+    Layer("few_rows_k8", (11, 18), 2, length=9, centroids=8, table="identity", search="s8"),
+    Layer("few_rows_long", (2, 96), 3, length=32, table="identity", search="s8"),
+    Layer("few_rows_wide", (2, 12), 256, affine=True, relu=True),
+    Layer("few_rows_odd", (3, 12), 40),
     Layer("seventeen", (17, 10), 5, search="s8", codes=True),
     Layer("outputs_12", (33, 20), 12),
     Layer("outputs_33", (17, 20), 33),
@@ -46,8 +51,8 @@ DENSE = [
     Layer("rank1", (12,), 5, codes=True),
     Layer("rank3", (2, 9, 12), 7, codes=True),
     Layer("rank3_residual", (3, 5, 10), 7, residual=True, relu=True, search="s8"),
-    Layer("drain", (17, 600), 5, length=1, table="extreme"),
-    Layer("drain_odd", (17, 607), 3, length=1, table="extreme", search="s8"),
+    Layer("drain", (40, 600), 5, length=1, table="extreme"),
+    Layer("drain_odd", (33, 607), 3, length=1, table="extreme", search="s8"),
     Layer("drain_affine", (35, 600), 8, length=1, table="extreme", affine=True, relu=True, residual=True),
 ]
 

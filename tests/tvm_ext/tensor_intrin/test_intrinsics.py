@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from tvm import IRModule, relax, s_tir, te
 from tests.execute import execute, skip_unless_runnable
 from tests.tvm_ext.targets import TARGETS
 from tvm_ext.tensor_intrin import Dot, Isa, TableRead, Window, get_isa, list_isas
+from tvm_ext.tensor_intrin.horizontal_max import horizontal_max_intrin
 from tvm_ext.tensor_intrin.interleave import interleave_desc, interleave_impl
 from tvm_ext.tensor_intrin.regroup import regroup_desc, regroup_impl
 from tvm_ext.tensor_intrin.spec import llvm_intrinsic
@@ -60,6 +61,18 @@ def _dot_case(dot: Dot, style: int) -> Case:
     return Case(dot.intrin, (x, c, acc), acc + x.astype("int64") @ c.astype("int64"))
 
 
+def _dot_lanes_case(dot: Dot, style: int) -> Case:
+    _, (x, c, acc), _ = astuple(_dot_case(dot, style))
+    c = np.stack([np.roll(c, row) for row in range(dot.rows)])
+    return Case(dot.lanes_intrin, (c, x[0], acc), acc + c.astype("int64") @ x[0].astype("int64"))
+
+
+def _horizontal_max_case(style: int) -> Case:
+    vector = _values(style, (16,), "int32", -(2**30), 2**30)
+    best = _values(7, (1,), "int32", -(2**30), 2**30)
+    return Case(horizontal_max_intrin(), (vector, best), np.maximum(best, vector.max()))
+
+
 def _window_case(window: Window, style: int) -> Case:
     pattern = _values(style, (window.rows, window.depth), window.index_dtype, 0, window.span - 1)
     source = _values(5 - style, (window.span,), window.dtype, 0 if window.dtype == "uint8" else -128, 255)
@@ -73,6 +86,8 @@ def _cases(isa: Isa) -> list[Case]:
         cases += [_read_case(isa.table_read, True, style) for style in range(6)]
     if isa.dot.intrin:
         cases += [_dot_case(isa.dot, style) for style in range(6)]
+        cases += [_dot_lanes_case(isa.dot, style) for style in range(6)]
+    cases += [_horizontal_max_case(style) for style in range(6)]
     for window in (isa.window, isa.float_window):
         if window is not None:
             cases += [_window_case(window, style) for style in range(6)]

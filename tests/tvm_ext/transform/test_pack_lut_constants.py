@@ -53,18 +53,18 @@ def _loads_rows(layer: Layer, isa: str) -> bool:
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (Layer("k16", (17, 12), 5), ""),
-        (Layer("k4", (17, 12), 5, centroids=4), ""),
-        (Layer("float_search", (17, 12), 5, search="f32"), ""),
-        (Layer("eleven_rows", (11, 12), 5), ""),
-        (Layer("rank3", (2, 9, 12), 5), ""),
+        (Layer("k16", (33, 12), 5), ""),
+        (Layer("k4", (33, 12), 5, centroids=4), ""),
+        (Layer("float_search", (33, 12), 5, search="f32"), ""),
+        (Layer("eleven_rows", (11, 12), 5, search="f32"), ""),
+        (Layer("rank3", (3, 11, 12), 5), ""),
         (Layer("conv", (1, 3, 5, 5), 5, **_CONV), ""),
         (Layer("conv_one_position", (1, 3, 1, 1), 5, **_CONV), ""),
-        (Layer("k17", (17, 12), 5, centroids=17), "17 centroids do not fit a table register of 16"),
+        (Layer("k17", (33, 12), 5, centroids=17), "17 centroids do not fit a table register of 16"),
         (Layer("k256", (1, 3, 5, 5), 5, centroids=256, **_CONV), "256 centroids do not fit a table register of 16"),
         (Layer("two_rows", (2, 12), 5), "2 row(s): table rows are read directly"),
         (Layer("one_row", (1, 1, 12), 5), "1 row(s): table rows are read directly"),
-        (Layer("float_table", (17, 12), 5, table="float32"), "float32 tables are not shuffled"),
+        (Layer("float_table", (33, 12), 5, table="float32"), "float32 tables are not shuffled"),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
@@ -104,7 +104,7 @@ def test_choice(layer: Layer, reason: str, isa: str) -> None:
 @pytest.mark.parametrize("isa", TARGETS)
 def test_multipliers(isa: str) -> None:
     read = get_isa(isa).table_read
-    after = _packed(module_of([Layer("m", (17, 18), 5, mult=True)]), isa)
+    after = _packed(module_of([Layer("m", (33, 18), 5, mult=True)]), isa)
     (row,), (lookup,) = layer_rows(after), _calls(after, "lookup_accumulate")
     if read.intrin_mult:
         assert (row["kernel"], row["reason"]) == (f"shuffle {isa}", "")
@@ -117,7 +117,7 @@ def test_multipliers(isa: str) -> None:
 
 @pytest.mark.parametrize("isa", ["avx2", "neon"])
 def test_multipliers_of_one_are_dropped(isa: str) -> None:
-    x, layer = tensor("x", 17, 12), Layer("m", (17, 12), 5)
+    x, layer = tensor("x", 33, 12), Layer("m", (33, 12), 5)
     constants = {k: relax.const(v) for k, v in layer.constants().items()}
     call = op.dense(x, **constants, mult=relax.const(np.ones(3, "uint8")), **layer.attributes())
     after = _packed(module([x], lambda bb: call), isa)
@@ -176,7 +176,7 @@ def test_packed_shapes_of_row_loads(isa: str, search: str) -> None:
         (Layer("same", (1, 3, 8, 9), 5, length=9, kernel=(3, 3), pads=(1, 1, 1, 1)), True),
         (Layer("stride", (1, 3, 16, 16), 5, length=9, kernel=(3, 3), pads=(1, 1, 1, 1), strides=(2, 2)), True),
         (Layer("one_by_one", (1, 4, 8, 8), 5, length=4, kernel=(1, 1)), True),
-        (Layer("one_by_one_padded", (1, 4, 8, 8), 5, length=4, kernel=(1, 1), pads=(0, 0, 0, 1)), False),
+        (Layer("one_by_one_padded", (1, 4, 8, 8), 5, length=4, kernel=(1, 1), pads=(0, 0, 0, 1), strides=(1, 2)), False),
         (Layer("far", (1, 3, 16, 16), 5, length=9, kernel=(3, 3), dilations=(1, 7)), False),
     ],
     ids=lambda value: getattr(value, "name", ""),
@@ -204,8 +204,8 @@ def test_int16_sums_are_drained_only_where_tables_need_it(isa: str) -> None:
 
 def test_readers_of_shared_codes_agree_on_a_kernel() -> None:
     """One float32 table makes both readers take rows, since they share the codes."""
-    x = tensor("x", 17, 12)
-    first, second = Layer("a", (17, 12), 5), Layer("b", (17, 12), 5, table="float32")
+    x = tensor("x", 33, 12)
+    first, second = Layer("a", (33, 12), 5), Layer("b", (33, 12), 5, table="float32")
     centroids = {k: v for k, v in first.constants().items() if k in ("centroids", "inv_scale", "score_bias")}
 
     def emit(bb: relax.BlockBuilder, tables: tuple[Layer, Layer]) -> relax.Expr:
@@ -219,7 +219,7 @@ def test_readers_of_shared_codes_agree_on_a_kernel() -> None:
     mixed = _packed(module([x], lambda bb: emit(bb, (first, second))), "avx2")
     assert len(_calls(mixed, "encode")) == 1
     assert [row["kernel"] for row in layer_rows(mixed)] == ["row gather"] * 2
-    both = _packed(module([x], lambda bb: emit(bb, (first, Layer("c", (17, 12), 5)))), "avx2")
+    both = _packed(module([x], lambda bb: emit(bb, (first, Layer("c", (33, 12), 5)))), "avx2")
     assert len(_calls(both, "encode")) == 1
     assert [row["kernel"] for row in layer_rows(both)] == ["shuffle avx2"] * 2
 
@@ -228,9 +228,9 @@ def test_readers_of_shared_codes_agree_on_a_kernel() -> None:
     ("which", "reason"), [("centroids", "codebooks are not constant"), ("table", "the table is not constant")]
 )
 def test_values_from_outside_are_not_packed(which: str, reason: str) -> None:
-    layer = Layer("outside", (17, 12), 5)
+    layer = Layer("outside", (33, 12), 5)
     values = layer.constants()
-    x, param = tensor("x", 17, 12), tensor(which, *values[which].shape, dtype=str(values[which].dtype))
+    x, param = tensor("x", 33, 12), tensor(which, *values[which].shape, dtype=str(values[which].dtype))
     args = {k: param if k == which else relax.const(v) for k, v in values.items()}
     call = op.dense(x, **args, **layer.attributes(), layer="outside")
     after = _packed(module([x, param], lambda bb: call), "avx512_vbmi")
@@ -248,15 +248,22 @@ def test_result_keeps_its_type() -> None:
 
 
 def test_current_target_is_the_default() -> None:
-    mod = DecomposeLUT()(module_of([Layer("current", (17, 12), 5)]))
+    mod = DecomposeLUT()(module_of([Layer("current", (33, 12), 5)]))
     with Target(TARGETS["avx2"]):
         assert layer_rows(PackLUTConstants()(mod))[0]["kernel"] == "shuffle avx2"
     with pytest.raises(Exception, match=r"(?i)target"):
         PackLUTConstants()(mod)
 
 
-@pytest.mark.parametrize(("isa", "rows"), [("avx512_vbmi", 2), ("avx2", 5), ("avx512", 10), ("neon", 2)])
-def test_few_rows_are_read_directly(isa: str, rows: int) -> None:
-    """Up to a sixth of the rows of a tile."""
-    kernels = [layer_rows(_packed(module_of([Layer("few", (n, 12), 5)]), isa))[0]["kernel"] for n in (rows, rows + 1)]
+@pytest.mark.parametrize(
+    ("isa", "search", "rows"),
+    [
+        ("avx512_vbmi", "u8", 12), ("avx2", "u8", 16), ("avx512", "s8", 32), ("neon", "u8", 2),
+        ("avx512_vbmi", "f32", 2), ("avx2", "f32", 5), ("avx512", "f32", 10), ("neon", "f32", 2),
+    ],
+)  # fmt: skip
+def test_few_rows_are_read_directly(isa: str, search: str, rows: int) -> None:
+    """Up to twelve, or half of the rows of a tile; up to a sixth where the search is float32, and on AArch64."""
+    layers = [Layer("few", (n, 12), 5, search=search) for n in (rows, rows + 1)]
+    kernels = [layer_rows(_packed(module_of([layer]), isa))[0]["kernel"] for layer in layers]
     assert kernels == (["row loads", "row loads neon"] if isa == "neon" else ["row gather", f"shuffle {isa}"])
