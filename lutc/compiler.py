@@ -50,7 +50,7 @@ class _Trace:
 def compile(
     model: Any, target: str | Target = "native", *, output: str | os.PathLike[str] | None = None,
     codebooks: Codebooks | str | os.PathLike[str] | None = None, database: str | os.PathLike[str] | None = None,
-    keep_float: Sequence[str] = (), table_bits: int = 0, exact: bool = False, linker: str | None = None,
+    keep_float: Sequence[str] = (), exact: bool = False, linker: str | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None, emit: Sequence[str] = ("so",),
     dump_ir: str | os.PathLike[str] | None = None, time_passes: bool = False,
     overwrite: bool = False, progress: Progress | None = None,
@@ -64,12 +64,11 @@ def compile(
     output : the artifact's folder; None is ``NAME-TARGET.lutc`` in the working directory.
     codebooks : codebooks, or their file, for float layers that shall become lookup tables.
     keep_float : shell patterns of layer names whose codebooks are not used.
-    table_bits : the least bits that int8 tables may be narrowed to; 8 keeps them as they are. With 0 the target's core
-        decides: some AArch64 cores read 7-bit tables faster, and layer rows then tell the error that this adds.
     linker : None for the first that works, "zig", or a compiler's name.
     input_shapes : input name -> sizes, where the model leaves a dimension open.
     emit : "so" and also "asm" (model.s), "ir" (model.ir, the scheduled module as TVMScript), stored in the artifact.
-    exact : levels of quantized layers that are no multiples of one number keep up to 16 bits, at half the speed.
+    exact : round nothing for speed. Else levels of quantized layers that are no multiples of one number are rounded to
+        8 bits, and int8 tables to 7 or 6 for the AArch64 cores that read such faster; layer rows tell the error.
     dump_ir : a folder that gets the module after every pass.
     time_passes : tell the time of every pass to `progress`, as phase "pass".
     overwrite : replace an artifact that is there.
@@ -91,7 +90,7 @@ def compile(
     imported = _import(model, codebooks, input_shapes, trace)
     folder = Path(output) if output is not None else Path(f"{_stem(imported)}-{goal.name}.lutc")
     check_output(folder, overwrite=overwrite)
-    built = _build(imported, goal, keep_float, table_bits, exact, trace, keep_text="ir" in emit)
+    built = _build(imported, goal, keep_float, exact, trace, keep_text="ir" in emit)
     manifest = _manifest(imported, goal, folder, built, chosen_linker)
     with trace.phase("link") as message:
         message.append(chosen_linker.name)
@@ -126,9 +125,7 @@ def _import(model: Any, codebooks: Any, input_shapes: Any, trace: _Trace) -> Mod
     return model
 
 
-def _build(
-    model: Model, goal: Target, keep_float: Sequence[str], table_bits: int, exact: bool, trace: _Trace, keep_text: bool
-):
+def _build(model: Model, goal: Target, keep_float: Sequence[str], exact: bool, trace: _Trace, keep_text: bool):
     """The tvm_ext pipeline, phase by phase."""
     from tvm_ext import pipeline
     from tvm_ext.transform import layer_rows, list_layers
@@ -142,7 +139,7 @@ def _build(
         _check_rows(layer_rows(rewritten), model)
         message.append(f"{len(books)} float layers become lookup tables" if books else "")
     with trace.phase("schedule") as message:
-        scheduled = pipeline.schedule(rewritten, llvm, trace.instruments, table_bits=table_bits)
+        scheduled = pipeline.schedule(rewritten, llvm, trace.instruments, table_bits=8 if exact else 0)
         rows = layer_rows(scheduled)
         tables, floats = (sum(row["kind"] == kind for row in rows) for kind in ("lut", "float"))
         integers = sum(row["kind"] == "integer" for row in rows)

@@ -25,6 +25,7 @@ def test_llvm_form() -> None:
         "kind": "llvm",
         "mtriple": "aarch64-linux-gnu",
         "mcpu": "neoverse-n1",
+        "model": "cortex-a76",
         "mattr": ["+neon", "+dotprod"],
         "model": "cortex-a76",
     }

@@ -52,20 +52,12 @@ def _parse_emit(_ctx: click.Context, _param: click.Parameter, value: str) -> tup
 @click.option("--codebooks", type=PATH, metavar="FILE", help="Codebooks for the layers of a float model.")
 @click.option("--keep-float", multiple=True, metavar="PATTERN",
               help="Keep layers with such names in float, e.g. 'layer1.*'; may be repeated.")  # fmt: skip
-@click.option(
-    "--table-bits",
-    type=click.IntRange(6, 8),
-    default=None,
-    metavar="N",
-    help="Least bits of int8 tables, 6 to 8; 8 keeps them exact.  [default: what the target's core reads best]",
-)
 @click.option("--input-shape", "input_shapes", multiple=True, metavar="NAME=SIZES", callback=_parse_shapes,
               help="Sizes of an input with open dimensions, e.g. x=1,3,224,224; may be repeated.")  # fmt: skip
 @click.option("--emit", default="so", metavar="KINDS", callback=_parse_emit,
               help=f"What to put in the artifact: {','.join(EMIT)}.  [default: so]")  # fmt: skip
-@click.option(
-    "--exact", is_flag=True, help="Keep up to 16 bits of quantization levels that do not fit 8, at half the speed."
-)
+@click.option("--exact", is_flag=True,
+              help="Round nothing for speed: quantization levels to 8 bits, tables to 7 on some Arm cores.")  # fmt: skip
 @click.option("--linker", metavar="NAME", help="zig, or a compiler to link with.  [default: the first that works]")
 @click.option("--dump-ir", type=PATH, metavar="DIR", help="Write the program after every pass into DIR.")
 @click.option("--time-passes", is_flag=True, help="Print the time of every pass.")
@@ -95,7 +87,6 @@ def compile_command(
     find_linker(chosen, options["linker"])
     from lutc.compiler import compile
 
-    options["table_bits"] = options["table_bits"] or 0
     artifact = compile(model, chosen, output=output, codebooks=codebooks, progress=progress(), **options)
     _show(artifact, output, model, json_path)
 

@@ -98,7 +98,7 @@ def _narrowing(manifest: Manifest, narrow: Sequence[Feeds], exact: Sequence[Feed
     layers = narrowed_layers(manifest)
     bits = min(row.table_bits for row in layers)
     return (
-        f"{len(layers)} tables have {bits} bits, for the target's sake (--table-bits 8 forbids it). "
+        f"{len(layers)} tables have {bits} bits, for the target's sake (compile --exact forbids it). "
         f"Over its largest magnitude that moves {moved}."
     )
 

@@ -27,11 +27,15 @@ from tvm_ext.tensor_intrin._lane_search import (
     windows,
     with_index,
 )
+from tvm_ext.threads import worth_threads
+
+_NS_PER_STEP = 1.0
+"""Of one row and codebook; tells work that threads share from work that they do not."""
 
 
 @dataclass(frozen=True)
 class LaneRows:
-    """Inputs in rows as `quantize_kernel` gives them; `width` is a multiple of 4."""
+    """Inputs in rows as `quantize_rows_kernel` gives them; `width` is a multiple of 4."""
 
     rows: int
     codebooks: int
@@ -106,8 +110,13 @@ def encode_lanes(
     return _of_planes(turn_of, inputs, plane, periods, batch, tiles, groups, steps, read)
 
 
+def _loop(row_steps: int):
+    return T.parallel if worth_threads(row_steps * _NS_PER_STEP) else T.serial
+
+
 def _of_rows(turn_of, inputs: LaneRows, tiles: int, groups: int, steps: int, read: TableRead) -> PrimFunc:
     padded, size = groups * read.group, inputs.rows * inputs.codebooks * inputs.width + PART
+    over_tiles = _loop(tiles * read.rows * padded * steps)
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -120,7 +129,7 @@ def _of_rows(turn_of, inputs: LaneRows, tiles: int, groups: int, steps: int, rea
         with T.sblock("encode"):  # one block: some Relax passes ask what blocks a PrimFunc has
             T.reads(x[0:size])
             T.writes(codes[0:1, 0:tiles, 0:groups])
-            for t in T.parallel(tiles):
+            for t in over_tiles(tiles):
                 for quad in T.serial(read.rows // ROWS):
                     joined = T.alloc_buffer((ROWS,), "int32")
                     joined[T.ramp(0, 1, ROWS)] = T.broadcast(T.int32(0), ROWS)
@@ -134,21 +143,22 @@ def _of_planes(
     turn_of, inputs: Windows, plane: int, periods: int, batch: int, tiles: int, groups: int, steps: int,
     read: TableRead,
 ) -> PrimFunc:  # fmt: skip
-    padded, channels = groups * read.group, inputs.patches.shape[1]
+    over_tiles = _loop(batch * tiles * read.rows * groups * read.group * steps)
+    padded, channels, pattern_shape = groups * read.group, inputs.patches.shape[1], (periods or 1, PART)
 
     @T.prim_func(s_tir=True)
     def kernel(
         x: T.Buffer((batch, channels, plane), "int8"),
         centroids: T.Buffer((padded, steps, LANES, PART), "int8"),
         bias: T.Buffer((padded, ROWS, TABLE_ENTRIES), "int32"),
-        pattern: T.Buffer((max(periods, 1), PART), "int8"),
+        pattern: T.Buffer(pattern_shape, "int8"),
         codes: T.Buffer((batch, tiles, groups, *read.code_shape), "uint8"),
     ):
         T.func_attr({"tirx.noalias": True})
         with T.sblock("encode"):  # one block: some Relax passes ask what blocks a PrimFunc has
             T.reads(x[0:batch, 0:channels, 0:plane])
             T.writes(codes[0:batch, 0:tiles, 0:groups])
-            for bt in T.parallel(batch * tiles):
+            for bt in over_tiles(batch * tiles):
                 b: T.let = bt // tiles
                 t: T.let = bt % tiles
                 for quad in T.serial(read.rows // ROWS):

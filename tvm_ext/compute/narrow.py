@@ -11,6 +11,11 @@ import numpy as np
 _LOW, _HIGH = -128, 127
 
 
+def is_narrow(table: np.ndarray, preadd: int) -> bool:
+    """Whether int8 holds every sum of the entries of `preadd` neighbouring codebooks of a table [C, K, M]."""
+    return bool((_excess(table, preadd) <= 1).all())
+
+
 def narrow_table(table: np.ndarray, table_scale: np.ndarray, preadd: int) -> tuple[np.ndarray, np.ndarray]:
     """(table, table_scale) of which `preadd` neighbouring codebooks may be added in int8, whatever the codes are.
 

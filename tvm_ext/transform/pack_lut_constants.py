@@ -12,7 +12,7 @@ from tvm.target import Target
 
 from tvm_ext.compute import pack
 from tvm_ext.compute.lookup_rows import pack_rows
-from tvm_ext.compute.narrow import added_error, narrow_table
+from tvm_ext.compute.narrow import added_error, is_narrow, narrow_table
 from tvm_ext.compute.quantize_rows import PART
 from tvm_ext.compute.windows import Windows, linear_slots
 from tvm_ext.op._register import int_tuple, optional, present
@@ -22,7 +22,7 @@ from tvm_ext.op.encode import OP as ENCODE
 from tvm_ext.op.lookup_accumulate import OP as LOOKUP
 from tvm_ext.op.plane import plane
 from tvm_ext.op.quantize_rows import quantize_rows
-from tvm_ext.target import best_isa, core_of
+from tvm_ext.target import best_isa, core_of, usable_isas
 from tvm_ext.tensor_intrin import TABLE_ENTRIES, Isa
 from tvm_ext.tensor_intrin._lane_search import DEPTH, ROWS
 from tvm_ext.tensor_intrin.spec import ROW_READ, table_bits
@@ -89,7 +89,8 @@ Choice = Rowwise | Shuffle
 class PackLUTConstants:
     """Uses `target`, or the current one, to choose kernels by features and kind of core.
 
-    `table_bits`: the least bits that int8 tables may be narrowed to for a kernel that adds entries in int8.
+    Kernels that add entries in int8 are chosen where tables allow that, or may be narrowed for it: to `table_bits` bits
+    at least.
     """
 
     def __init__(self, target: Target | None = None, table_bits: int = 0) -> None:
@@ -97,9 +98,7 @@ class PackLUTConstants:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         target = self.target or Target.current(allow_none=False)
-        isa, row_preadd = best_isa(target, self.table_bits), core_of(target).row_preadd
-        row_preadd = row_preadd if self.table_bits <= table_bits(row_preadd) else 1
-        readers = _readers(mod)
+        best, readers = best_isa(target), _readers(mod)
         packed: dict[relax.Var, tuple[Choice, relax.Var]] = {}
         rows: list[dict] = []
 
@@ -109,12 +108,12 @@ class PackLUTConstants:
                 return None
             codes = call.args[0]
             if codes not in packed:
-                choice = _choose(encode, readers.get(codes, [call]), isa, row_preadd)
-                packed[codes] = choice, rewriter.builder_.emit(_pack_encode(rewriter, encode, choice, isa))
+                choice = _choose(encode, readers.get(codes, [call]), target, self.table_bits)
+                packed[codes] = choice, rewriter.builder_.emit(_pack_encode(rewriter, encode, choice, best))
             choice, packed_codes = packed[codes]
-            lookup, table_bits, table_error = _narrow(call, choice)
+            lookup, bits, error = _narrow(call, choice)
             row = _row(lookup, encode, choice, f"layer_{len(rows)}")
-            rows.append(row | {"table_bits": table_bits, "table_error": table_error})
+            rows.append(row | {"table_bits": bits, "table_error": error})
             flat = rewriter.builder_.emit(_pack_lookup(rewriter, lookup, encode, choice, packed_codes))
             return flat if tvm_ffi.structural_equal(flat.ty, call.ty) else relax.op.reshape(flat, call.ty.shape)
 
@@ -135,11 +134,24 @@ def _readers(mod: tvm.IRModule) -> dict[relax.Var, list[relax.Call]]:
     return readers
 
 
-def _choose(encode: relax.Call, readers: list[relax.Call], isa: Isa, row_preadd: int) -> Choice:
+def _choose(encode: relax.Call, readers: list[relax.Call], target: Target, least_bits: int) -> Choice:
+    def allowed(preadd: int) -> bool:
+        return preadd == 1 or least_bits <= table_bits(preadd) or all(_is_narrow(r, preadd) for r in readers)
+
+    isa = next(isa for isa in usable_isas(target) if allowed(isa.table_read.preadd))
     patches = patches_of(ENCODE_NAME, encode.args[0], encode.attrs)
     rows = not patches.is_conv and isa.row_read is not None and all(map(_loads_rows, readers))
-    choice = _choose_packed(encode, readers, isa.of_rows if rows else isa, row_preadd)
-    return replace(choice, preadd=row_preadd) if rows and isinstance(choice, Rowwise) else choice
+    if not rows:
+        return _choose_packed(encode, readers, isa, 1)
+    preadd = max(core_of(target).row_preadd, 2 if all(_is_narrow(r, 2) for r in readers) else 1)
+    preadd = preadd if allowed(preadd) else 1
+    choice = _choose_packed(encode, readers, isa.of_rows, preadd)
+    return replace(choice, preadd=preadd) if isinstance(choice, Rowwise) else choice
+
+
+def _is_narrow(lookup: relax.Call, preadd: int) -> bool:
+    table = lookup.args[1]
+    return is_constant(table) and str(table.ty.dtype) == "int8" and is_narrow(array(table), preadd)
 
 
 def _loads_rows(lookup: relax.Call) -> bool:

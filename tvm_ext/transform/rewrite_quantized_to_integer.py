@@ -91,7 +91,11 @@ def _dense_weight(rewriter, expr: relax.Expr) -> np.ndarray | None:
         value = array(expr)
         return np.ascontiguousarray(value.T) if value.ndim == 2 else None
     turned = rewriter.producer(expr, _TRANSPOSE)
-    return array(turned.args[0]) if turned is not None and is_constant(turned.args[0]) and len(turned.ty.shape) == 2 else None
+    return (
+        array(turned.args[0])
+        if turned is not None and is_constant(turned.args[0]) and len(turned.ty.shape) == 2
+        else None
+    )
 
 
 def _quantizer(rewriter, expr: relax.Expr) -> tuple[Quantizer, tuple[int, ...]] | None:
@@ -145,7 +149,11 @@ def _integer_layer(
     if key not in rewriter.memo:  # layers that share a quantizer share its levels
         values = relax.const(inputs.integers.astype(dtype))
         call_levels = lut.levels(
-            x, relax.const(quantizer.thresholds), values, scale=float(np.abs(quantizer.levels).max(initial=0)), layer=name
+            x,
+            relax.const(quantizer.thresholds),
+            values,
+            scale=float(np.abs(quantizer.levels).max(initial=0)),
+            layer=name,
         )
         rewriter.memo[key] = rewriter.builder_.emit(call_levels)
     args = [
@@ -234,9 +242,13 @@ def _wide_limits(flat: np.ndarray, inputs: IntegerLevels | None, weights: Weight
     mass = float(np.max(np.abs(flat).sum(1) / np.where(largest > 0, largest, 1), initial=1)) + flat.shape[1] / 64
     room = 0.9 * _LARGEST_SUM / mass
     if inputs is not None:
-        return int(np.abs(inputs.integers).max(initial=1)), int(min(32767, room / max(1, np.abs(inputs.integers).max(initial=1))))
+        return int(np.abs(inputs.integers).max(initial=1)), int(
+            min(32767, room / max(1, np.abs(inputs.integers).max(initial=1)))
+        )
     if weights is not None:
-        return int(min(32767, room / max(1, np.abs(weights.integers).max(initial=1)))), int(np.abs(weights.integers).max(initial=1))
+        return int(min(32767, room / max(1, np.abs(weights.integers).max(initial=1)))), int(
+            np.abs(weights.integers).max(initial=1)
+        )
     side = int(min(32767, np.sqrt(room)))
     return side, side
 
