@@ -13,11 +13,13 @@ from onnx import helper, numpy_helper
 pytest.importorskip("torch")  # lutc.export, which has the ONNX functions, imports it
 
 from lutc import reference
+from lutc.artifact.store import read_artifact
 from lutc.calibrate import calibrate
 from lutc.compiler import compile
 from lutc.errors import InputError, VerifyError
 from lutc.importers.lut_layer import LUTLayer
 from lutc.linker import find_linker
+from lutc.report.inspect import inspect
 from lutc.targets import host_target
 from lutc.verify import VerifyReport, VerifyRow, _compare_output, verify
 from lutc.verify.annotate import _add_functions
@@ -106,6 +108,26 @@ def test_emulated(folder: Path, tmp_path: Path) -> None:
     report = verify(tmp_path / "arm.lutc", folder / "net.onnx", emulate=True)
     assert report.passed and [row.kind for row in report.rows] == ["output", "codes", "codes"]
     assert min(row.compared for row in report.rows) > 0
+
+
+def test_narrowed_tables_are_compared_as_they_are_stored(folder: Path, tmp_path: Path) -> None:
+    """The outputs are those of 7-bit tables to 1e-4, which the model's own tables would miss."""
+    reason = why_not_emulated()
+    if reason:
+        pytest.skip(reason)
+    compile(folder / "net.onnx", "cortex-x1", output=tmp_path / "x1.lutc")
+    rows = read_artifact(tmp_path / "x1.lutc").manifest.layers
+    assert [row.table_bits for row in rows] == [7, 7] and all(0.001 < row.table_error < 0.03 for row in rows)
+    report = verify(tmp_path / "x1.lutc", folder / "net.onnx", emulate=True)
+    assert report.passed
+    (remark,) = report.remarks
+    assert remark.startswith("2 tables have 7 bits, for the target's sake (compile --exact forbids it). ")
+    moved = float(remark.rstrip(".").rpartition(" ")[2])
+    assert 1e-3 < moved < 0.1
+    shown = inspect(tmp_path / "x1.lutc")
+    assert [row["table_bits"] for row in shown.rows] == [7, 7] and "added error" in str(shown)
+    exact = compile(folder / "net.onnx", "cortex-x1", output=tmp_path / "exact.lutc", exact=True)
+    assert [row.table_bits for row in exact.manifest.layers] == [8, 8]
 
 
 def test_given_inputs_are_cut_into_runs(folder: Path) -> None:
