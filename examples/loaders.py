@@ -83,3 +83,78 @@ def cifar10_distorted(images: Tensor) -> Tensor:
     columns = torch.where(flip, columns.flip(1), columns)
     each = torch.arange(count)[:, None, None]
     return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2).contiguous()
+
+
+SPEECH_CLASSES = ["down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes", "_silence_", "_unknown_"]
+FRAMES, BANDS = 49, 40
+_RATE, _WINDOW, _HOP, _SPECTRUM = 16000, 480, 320, 512
+
+
+def speech_commands(folder: Path, limit: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(train features [N, 1, 49, 40], train labels, test features, test labels): log-mel energies, 12 classes.
+
+    The folder holds `speech12.npz` (features as 8-bit codes, split by speaker), or the published data set: a folder of
+    .wav files per word, `testing_list.txt`, and `_background_noise_`, from which silence is cut.
+    """
+    pack = folder / "speech12.npz"
+    if pack.exists():
+        with np.load(pack) as stored:
+            features = stored["codes"].astype(np.float32) / 10.0 - 14.0
+            labels, held_out = stored["labels"].astype(np.int64), stored["test"].astype(bool)
+    elif (folder / "testing_list.txt").exists():
+        features, labels, held_out = _speech_folders(folder)
+    else:
+        raise SystemExit(f"error: {folder} holds no Speech Commands that this script can read")
+    parts = []
+    for part in (~held_out, held_out):
+        parts += [torch.from_numpy(features[part][:limit, None]), torch.from_numpy(labels[part][:limit])]
+    return parts[0], parts[1], parts[2], parts[3]
+
+
+def _speech_folders(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Recordings of the ten words, as many of all other words together as of one word, and as much silence."""
+    held_out = set((folder / "testing_list.txt").read_text().split())
+    words = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("_"))
+    rng = np.random.default_rng(0)
+    files = {word: sorted((folder / word).glob("*.wav")) for word in words}
+    others = [file for word in words if word not in SPEECH_CLASSES for file in files[word]]
+    each = max(sum(len(files[word]) for word in words if word in SPEECH_CLASSES) // 10, 1)
+    chosen = [(file, SPEECH_CLASSES.index(word)) for word in words if word in SPEECH_CLASSES for file in files[word]]
+    chosen += [(others[i], 11) for i in rng.permutation(len(others))[:each]]
+    features = [_log_mel(_sound(file)) for file, _ in chosen]
+    labels = [label for _, label in chosen]
+    test = [f"{file.parent.name}/{file.name}" in held_out for file, _ in chosen]
+    for noise in sorted((folder / "_background_noise_").glob("*.wav")):
+        samples = _sound(noise, None)
+        for _ in range(each // 6):
+            start = rng.integers(0, max(len(samples) - _RATE, 1))
+            features.append(_log_mel(_one_second(samples[start:]) * rng.uniform(0, 1)))
+            labels.append(10)
+            test.append(bool(rng.random() < 0.1))
+    return np.stack(features), np.array(labels, np.int64), np.array(test)
+
+
+def _sound(file: Path, length: int | None = _RATE) -> np.ndarray:
+    """Samples of a 16-bit mono .wav in -1..1."""
+    import wave
+
+    with wave.open(str(file)) as reader:
+        samples = np.frombuffer(reader.readframes(reader.getnframes()), "<i2").astype(np.float32) / 32768
+    return samples if length is None else _one_second(samples)
+
+
+def _one_second(samples: np.ndarray) -> np.ndarray:
+    return np.pad(samples[:_RATE], (0, max(_RATE - len(samples), 0)))
+
+
+def _log_mel(sound: np.ndarray) -> np.ndarray:
+    """One second -> [49, 40]: 30 ms Hann windows every 20 ms, triangular mel bands from 20 to 7600 Hz, natural log."""
+    frames = np.lib.stride_tricks.sliding_window_view(sound, _WINDOW)[::_HOP][:FRAMES]
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_WINDOW) / _WINDOW)
+    power = np.abs(np.fft.rfft(frames * window, _SPECTRUM)) ** 2
+    top, bottom = (2595 * np.log10(1 + hertz / 700) for hertz in (7600, 20))
+    edges = 700 * (10 ** (np.linspace(bottom, top, BANDS + 2) / 2595) - 1)
+    hertz = np.arange(_SPECTRUM // 2 + 1)[:, None] * _RATE / _SPECTRUM
+    rising = (hertz - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - hertz) / (edges[2:] - edges[1:-1])
+    return np.log(power @ np.clip(np.minimum(rising, falling), 0, None) + 1e-6).astype(np.float32)

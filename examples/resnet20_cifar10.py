@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import math
 import time
 from pathlib import Path
 
@@ -39,8 +38,9 @@ from lutc.nn import LUTConfig, param_groups, quantize_
 from lutc.nn.batch_norm import reestimate_batch_norm_
 from lutc.nn.distillation import distillation_loss
 from lutc.nn.distributed import broadcast_layers_
-from lutc.nn.layer import LUTLayer
+from lutc.nn.monitor import Monitor
 from lutc.nn.reconstruct import reconstruct_
+from lutc.nn.schedules import AnnealTemperature
 
 
 class Block(nn.Module):
@@ -190,12 +190,11 @@ def train_lut(
     checkpoint: Path,
     first_step: int,
 ) -> float:
-    layers = [module for module in model.modules() if isinstance(module, LUTLayer)]
+    monitor = Monitor(model, [cifar10_normalised(images[:64])], teacher)
     steps = int(options.epochs * max(len(images) // options.batch, 1))
-    for layer in layers:
-        layer.log_temperature.requires_grad_(options.temperature == "learned")
-        if options.temperature != "learned" and not first_step:
-            layer.log_temperature.data.fill_(0.0)  # 1.0, as the paper's fixed and annealed runs start
+    schedule = None
+    if options.temperature != "learned":
+        schedule = AnnealTemperature(model, 1.0, 0.1 if options.temperature == "annealed" else 1.0)
     groups = param_groups(model, options.lr, options.centroid_lr, options.temperature_lr, table_lr=options.table_lr)
     optimizer = torch.optim.Adam([group for group in groups if group["params"]])
     if first_step:
@@ -208,10 +207,14 @@ def train_lut(
         scores = network(x)
         return 0.3 * F.cross_entropy(scores, labels[indices]) + 0.7 * distillation_loss(scores, target, 3.0)
 
-    def anneal(step: int, loss: float) -> None:
-        if options.temperature == "annealed":  # log-linear from 1 to 0.1
-            for layer in layers:
-                layer.log_temperature.data.fill_(math.log(0.1) * (step + 1) / steps)
+    def on_step(step: int, loss: float) -> None:
+        if schedule is not None:
+            schedule((step + 1) / steps)
+        if rank == 0 and (step + 1) % 25 == 0:
+            monitor(step + 1)
+            monitor.save(options.output / "layers.csv")
+            with (options.output / "loss.csv").open("a") as file:
+                file.write(f"{step + 1},{loss}\n")
 
     return fit(
         model,
@@ -222,7 +225,7 @@ def train_lut(
         title="lookup tables",
         checkpoint=checkpoint,
         warmup=20,
-        on_step=anneal,
+        on_step=on_step,
         first_step=first_step,
     )
 

@@ -55,6 +55,10 @@ class LUTConfig:
         taps = kernel_shape[0] * kernel_shape[1]
         return 4 if taps == 1 else taps
 
+    def search_key(self) -> tuple[object, ...]:
+        """What layers that share codebooks must have in common."""
+        return (self.num_centroids, self.encoder, self.encode_dtype)
+
     def to_dict(self) -> dict[str, object]:
         return asdict(self)
 

@@ -10,6 +10,7 @@ from lutc.nn.linear import LUTLinear
 from lutc.nn.parameters import param_groups
 from lutc.nn.quantize import QuantizeRow, quantize_
 from lutc.nn.quantized_layer import QuantizedConv2d, QuantizedLinear
+from lutc.nn.reconstruct import ReconstructRow, reconstruct_
 
 __all__ = [
     "LUTConfig",
@@ -19,8 +20,10 @@ __all__ = [
     "QuantizeRow",
     "QuantizedConv2d",
     "QuantizedLinear",
+    "ReconstructRow",
     "ScalarConfig",
     "extract_levels",
     "param_groups",
     "quantize_",
+    "reconstruct_",
 ]

@@ -13,6 +13,7 @@ from lutc.nn.eval_mode import eval_mode
 from lutc.nn.hash_tree import leaf_means, learn_trees
 from lutc.nn.kmeans import kmeans, squared_distances
 from lutc.nn.layer import LUTLayer
+from lutc.nn.least_squares import TableFit
 from lutc.nn.lookup import codes_of
 from lutc.nn.patches import split_subvectors
 from lutc.nn.reservoir import InputRange, Reservoir
@@ -92,14 +93,26 @@ def initialise(name: str, record: Record, seed: int) -> None:
 
 
 def _plant(layer: LUTLayer, data: Tensor) -> None:
-    """Hash trees and prototypes: each leaf's is the mean of its inputs."""
+    """Hash trees, their leaves' means as prototypes, and the table of prototypes improved by ridge regression.
+
+    As in Maddness the improved prototypes reach over all inputs of the layer, so that codebooks correct each other:
+    the table, centroid times weight no more, is free.
+    """
     dims, thresholds = learn_trees(data, layer.config.num_centroids.bit_length() - 1)
     spread = float(data.std(unbiased=False))
     layer.set_trees(dims, thresholds, max(TEMPERATURE_FRACTION * spread, 1e-3))
     rows = data.transpose(0, 1).reshape(data.shape[1], -1)
-    columns = RowColumns(layer.num_codebooks, layer.subvector_len)
-    codes = codes_of(rows.to(layer.centroids), columns, layer.search())
-    layer.set_centroids(leaf_means(data, codes, layer.config.num_centroids))
+    codes = codes_of(rows.to(layer.centroids), RowColumns(layer.num_codebooks, layer.subvector_len), layer.search())
+    means = leaf_means(data, codes, layer.config.num_centroids)
+    layer.set_centroids(means)
+    codebooks, leaves, length = means.shape
+    start = means.new_zeros(codebooks, leaves, codebooks, length)
+    each = torch.arange(codebooks)
+    start[each, :, each] = means
+    fit = TableFit(start.flatten(2))
+    fit.add(codes, rows)
+    weight = layer.dense_weight().double()
+    layer.free_table(fit.solve(leaves / len(rows))[..., : weight.shape[1]] @ weight.T)
 
 
 def call_model(model: nn.Module, batch: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import tempfile
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,7 +45,7 @@ def load_checkpoint(path: str | os.PathLike[str], **parts: Stateful) -> dict[str
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         progress = state["progress"]
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
+    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError, ValueError, EOFError) as error:
         raise LutcError(
             "cannot load a checkpoint", where=str(path), reason=str(error).splitlines()[0], fix="start without it"
         ) from error

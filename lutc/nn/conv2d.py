@@ -112,7 +112,8 @@ class LUTConv2d(LUTLayer):
     def extra_repr(self) -> str:
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
-            f"pads={self.pads}, dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None}, {self.lut_repr()}"
+            f"pads={self.pads}, dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None}, "
+            f"{self.lut_repr()}"
         )
 
 

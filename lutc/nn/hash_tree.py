@@ -1,4 +1,4 @@
-"""Learning hash trees (Maddness; Blalock and Guttag, 2021): split dimensions and thresholds of many codebooks at once."""
+"""Learning hash trees (Maddness; Blalock and Guttag, 2021): splits of many codebooks at once."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def learn_trees(data: Tensor, levels: int, candidates: int = CANDIDATES) -> tupl
 
 
 def leaf_means(data: Tensor, codes: Tensor, leaves: int) -> Tensor:
-    """Prototypes [C, K, V]: means of data [C, N, V] by codes [C, N]; a leaf that nothing reaches has the mean of all."""
+    """Prototypes [C, K, V]: means of data [C, N, V] by codes [C, N]; that of all for a leaf nothing reaches."""
     codebooks, _, length = data.shape
     total = data.new_zeros(codebooks, leaves, length).scatter_add_(1, codes[..., None].expand_as(data), data)
     count = data.new_zeros(codebooks, leaves).scatter_add_(1, codes, torch.ones_like(data[..., 0]))[..., None]

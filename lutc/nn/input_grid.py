@@ -1,4 +1,4 @@
-"""Inputs as a search reads them: columns, on the 8-bit grid with encode_dtype="int8", and the way back for gradients."""
+"""Inputs as a search reads them: columns, with encode_dtype="int8" on the 8-bit grid; and the way back."""
 
 from __future__ import annotations
 

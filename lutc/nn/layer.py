@@ -178,6 +178,17 @@ class LUTLayer(nn.Module):
         self.input_signed.fill_(self.signed)
         self.inv_scale.copy_(inverse_scale(low, high, self.signed))
 
+    def share_codebooks(self, other: LUTLayer) -> None:
+        """Search as `other` does, with its very parameters: trained together, equal in the exported file."""
+        shared = ["centroids", "log_temperature"]
+        if self.config.encoder == "tree":
+            shared += ["split_thresholds", "split_dims"]
+        if self.config.encode_dtype == "int8":
+            shared += ["inv_scale", "input_signed"]
+        for name in shared:
+            setattr(self, name, getattr(other, name))
+        self.signed = other.signed
+
     @torch.no_grad()
     def set_trees(self, dims: Tensor, thresholds: Tensor, temperature: float) -> None:
         """Overwrite split_dims [C, L], split_thresholds [C, K - 1] and the temperature."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,6 +39,7 @@ def quantize_(
     step: Literal["prepare", "convert"] = "prepare",
     filter_fn: Callable[[nn.Module, str], bool] | None = None,
     calibration: Iterable[object] | None = None,
+    share: Iterable[Sequence[str]] = (),
     seed: int = 0,
 ) -> list[QuantizeRow]:
     """Swap layers of a model in place. Nothing is changed where an error is raised.
@@ -56,6 +57,8 @@ def quantize_(
         start from k-means on the float model's own activations, and 8-bit input scales from their ranges; without
         it centroids are random. Scalar quantizers of inputs start from these activations, else from the first batch
         of training.
+    share : groups of names of layers that read the same tensor, query, key and value for example; they get one set of
+        codebooks, which is then searched once. Each group starts from its first layer's.
     seed : of the sampling and of k-means.
 
     Returns
@@ -68,7 +71,7 @@ def quantize_(
         fails.
     """
     if step == "prepare":
-        return _prepare(model, config, filter_fn, calibration, seed)
+        return _prepare(model, config, filter_fn, calibration, share, seed)
     if step == "convert":
         return _convert(model)
     raise LutcError(
@@ -81,6 +84,7 @@ def _prepare(
     config: Config,
     filter_fn: Callable[[nn.Module, str], bool] | None,
     calibration: Iterable[object] | None,
+    share: Iterable[Sequence[str]],
     seed: int,
 ) -> list[QuantizeRow]:
     chosen = chosen_settings(model, config)
@@ -88,8 +92,12 @@ def _prepare(
     unsure = [name for name, c in chosen.items() if isinstance(c, ScalarConfig) and c.input_signed is None]
     negative = negative_inputs(model, unsure, batches or ())
     rows, tables, quantized = plan(model, chosen, filter_fn, negative)
+    groups = shared_layers(tables, share)
     if batches is not None and tables:
         calibrate_layers(model, tables, batches, seed)
+    for first, *others in groups:
+        for layer in others:
+            layer.share_codebooks(first)
     if batches is not None:
         calibrate_quantizers(model, quantized, batches)
     swap(model, {model.get_submodule(name): twin for name, twin in (tables | quantized).items()})
@@ -128,6 +136,34 @@ def plan(
     if not tables and not quantized:
         raise _nothing_to_do("no dense or convolution layer is eligible", rows)
     return rows, tables, quantized
+
+
+def shared_layers(twins: Mapping[str, LUTLayer], share: Iterable[Sequence[str]]) -> list[list[LUTLayer]]:
+    """The layers of each group, checked: they exist, and their codebooks have one shape.
+
+    Raises
+    ------
+    LutcError : they do not, or have not.
+    """
+    groups = [list(names) for names in share]
+    for names in groups:
+        unknown = [name for name in names if name not in twins]
+        if unknown:
+            raise LutcError(
+                "cannot share codebooks",
+                where=", ".join(unknown),
+                reason="no layer of this name becomes a lookup table with codebooks",
+                fix=f"the layers that do are {', '.join(twins)}",
+            )
+        shapes = {name: (tuple(twins[name].centroids.shape), twins[name].config.search_key()) for name in names}
+        if len(set(shapes.values())) > 1:
+            raise LutcError(
+                "cannot share codebooks",
+                where=", ".join(names),
+                reason=f"they are different: {', '.join(f'{n} {s[0]}' for n, s in shapes.items())} (C, K, V)",
+                fix="give layers that share the same settings and input size",
+            )
+    return [[twins[name] for name in names] for names in groups]
 
 
 def _convert(model: nn.Module) -> list[QuantizeRow]:

@@ -1,0 +1,161 @@
+"""Spoken commands (12 classes): a small CNN, float -> lookup tables -> ONNX -> compiled artifact, accuracy of each.
+
+All convolutions but the first become tables. Trains the float network, reconstructs each layer from unlabelled
+recordings, then trains all together with the float network as the teacher.
+
+    python examples/keyword_spotting.py --output runs/keywords
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+
+import torch
+from loaders import BANDS, FRAMES, SPEECH_CLASSES, data_folder, speech_commands
+from recipe import (
+    common_options,
+    compiled_predict,
+    console,
+    export_and_compile,
+    fit,
+    predict,
+    shuffled,
+    start_processes,
+    write_results,
+)
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lutc.nn import LUTConfig, param_groups, quantize_, reconstruct_
+from lutc.nn.batch_norm import reestimate_batch_norm_
+from lutc.nn.distillation import distillation_loss
+
+
+class KeywordNet(nn.Module):
+    """Log-mel features float32 [B, 1, 49, 40] -> class scores [B, 12]."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.mean, self.std = nn.Parameter(torch.zeros(1), False), nn.Parameter(torch.ones(1), False)
+
+        def block(inner: int, outer: int, stride: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.Conv2d(inner, outer, 3, stride, 1, bias=False), nn.BatchNorm2d(outer), nn.ReLU()
+            )
+
+        self.stem = block(1, width, 2)
+        self.body = nn.Sequential(
+            block(width, width, 1),
+            block(width, 2 * width, 2),
+            block(2 * width, 2 * width, 1),
+            block(2 * width, 2 * width, 2),
+            block(2 * width, 2 * width, 1),
+        )
+        self.head = nn.Linear(2 * width, len(SPEECH_CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(self.stem((x - self.mean) / self.std)).mean((2, 3)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    common_options(parser)
+    parser.add_argument("--float-epochs", type=float, default=40)
+    parser.add_argument("--epochs", type=float, default=20, help="of the lookup-table training")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--width", type=int, default=32, help="channels of the first convolution")
+    options = parser.parse_args()
+    start_processes(options.seed, options.threads)
+    options.output.mkdir(parents=True, exist_ok=True)
+    train_x, train_y, test_x, test_y = speech_commands(data_folder(options.data), options.limit)
+
+    model = KeywordNet(options.width)
+    model.mean.data.fill_(float(train_x.mean()))
+    model.std.data.fill_(float(train_x.std()))
+    results: dict[str, object] = {}
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=1e-2)
+
+    def float_loss(network: nn.Module, indices: Tensor) -> Tensor:
+        return F.cross_entropy(network(distorted(train_x[indices])), train_y[indices], label_smoothing=0.1)
+
+    results["float seconds"] = run(model, float_loss, optimizer, options, options.float_epochs, len(train_x), "float")
+    results["float"] = accuracy(predict(model, test_x), test_y)
+
+    teacher = copy.deepcopy(model).eval().requires_grad_(False)
+    started = time.perf_counter()
+    rows = reconstruct_(
+        model,
+        LUTConfig(),
+        calibration=train_x[:512].split(64),
+        filter_fn=lambda module, name: name.startswith("body"),
+        seed=options.seed,
+    )
+    for row in rows:
+        console.print(f"  {row.name:<10} error {row.tied_error:.3f} -> {row.fitted_error:.3f}")
+    results["reconstruction seconds"] = round(time.perf_counter() - started, 1)
+    results["reconstruction only"] = accuracy(predict(model, test_x), test_y)
+
+    def lut_loss(network: nn.Module, indices: Tensor) -> Tensor:
+        x = distorted(train_x[indices])
+        scores = network(x)
+        return 0.3 * F.cross_entropy(scores, train_y[indices]) + distillation_loss(scores, teacher(x))
+
+    optimizer = torch.optim.Adam(param_groups(model, options.lr, options.lr, 10 * options.lr))
+    results["lookup-table seconds"] = run(
+        model, lut_loss, optimizer, options, options.epochs, len(train_x), "lookup tables"
+    )
+    reestimate_batch_norm_(model, train_x.split(128))
+    results["lookup tables in torch"] = accuracy(predict(model, test_x), test_y)
+
+    quantize_(model.eval(), step="convert")
+    artifact = export_and_compile(model, (test_x[:1],), options.output, "keywords_lut", options.target)
+    scores = compiled_predict(artifact, ((x.numpy(),) for x in test_x.split(1)))
+    results["compiled artifact"] = accuracy(torch.from_numpy(scores), test_y)
+    write_results(options.output / "results.json", results)
+
+
+def run(
+    model: nn.Module,
+    loss_of,
+    optimizer: torch.optim.Optimizer,
+    options: argparse.Namespace,
+    epochs: float,
+    count: int,
+    title: str,
+) -> float:
+    """Train; the seconds it took."""
+    steps = round(epochs * max(count // options.batch, 1))
+
+    def batches(total: int):
+        return shuffled(count, options.batch, total, options.seed)
+
+    return round(fit(model, loss_of, batches, optimizer, steps, title=title, warmup=10), 1)
+
+
+def accuracy(scores: Tensor, labels: Tensor) -> float:
+    """Percent."""
+    return round(100 * float((scores.argmax(1) == labels).double().mean()), 2)
+
+
+def distorted(features: Tensor) -> Tensor:
+    """Shifted in time by up to 5 frames, louder or softer, with one band of frequencies and one of frames masked."""
+    shift = torch.randint(-5, 6, (len(features), 1))
+    frames = (torch.arange(FRAMES) + shift).clamp(0, FRAMES - 1)
+    moved = features[torch.arange(len(features))[:, None], 0, frames][:, None]
+    moved = moved + 0.5 * torch.randn(len(features), 1, 1, 1)
+    floor = moved.amin((2, 3), keepdim=True)
+    for axis, size, width in ((2, FRAMES, 8), (3, BANDS, 6)):
+        start = torch.randint(0, size, (len(features), 1))
+        where = torch.arange(size)
+        masked = (where >= start) & (where < start + torch.randint(0, width, (len(features), 1)))
+        shape = [len(features), 1, 1, 1]
+        shape[axis] = size
+        moved = torch.where(masked.reshape(shape), floor, moved)
+    return moved
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Distillation, batch norm, temperature schedules, checkpoints and the monitor."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from lutc.config import LUTConfig
+from lutc.errors import LutcError
+from lutc.nn import param_groups, quantize_
+from lutc.nn.batch_norm import reestimate_batch_norm_
+from lutc.nn.checkpoint import load_checkpoint, save_checkpoint
+from lutc.nn.distillation import distillation_loss
+from lutc.nn.monitor import Monitor
+from lutc.nn.schedules import AnnealTemperature
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def test_distillation_is_the_divergence_of_softened_probabilities():
+    student, teacher = torch.randn(5, 4, requires_grad=True), torch.randn(5, 4)
+    p, q = torch.softmax(teacher / 2, 1), torch.softmax(student / 2, 1)
+    torch.testing.assert_close(distillation_loss(student, teacher), 4 * (p * (p / q).log()).sum(1).mean())
+    assert distillation_loss(teacher, teacher).abs() < 1e-6
+
+
+def test_batch_norm_is_measured_with_the_hard_lookups():
+    model = network()
+    x = torch.randn(64, 8)
+    quantize_(model, {"0": LUTConfig(8, 4)}, calibration=[x])
+    model.train()
+    before = model[1].momentum
+    reestimate_batch_norm_(model, iter(x.split(16)))
+    with torch.no_grad():
+        y = model[0].eval()(x)
+    torch.testing.assert_close(model[1].running_mean, y.mean(0), rtol=1e-4, atol=1e-5)
+    batch_variance = torch.stack([part.var(0) for part in y.split(16)]).mean(0)
+    torch.testing.assert_close(model[1].running_var, batch_variance, rtol=1e-4, atol=1e-5)
+    assert model[1].momentum == before
+    assert model[1].training and model.training
+    kept = model[1].running_mean.clone()
+    with pytest.raises(LutcError, match="batch-norm"):
+        reestimate_batch_norm_(model, [])
+    assert torch.equal(model[1].running_mean, kept)
+
+
+def test_annealed_temperatures():
+    model = network()
+    quantize_(model, LUTConfig(4, 4))
+    schedule = AnnealTemperature(model, 1.0, 0.01)
+    temperatures = []
+    for done in (0.0, 0.5, 1.0, 2.0):
+        schedule(done)
+        temperatures.append(float(model[0].log_temperature.exp()))
+    assert temperatures == pytest.approx([1.0, 0.1, 0.01, 0.01])
+    assert sum(len(group["params"]) for group in param_groups(model, 1, 1, 1)[2:3]) == 0
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        loss = model(torch.randn(16, 8)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam(param_groups(model, 1e-2, 1e-2, 1e-2))
+
+
+@pytest.mark.parametrize("encoder", ["l2", "tree"])
+def test_a_run_goes_on_where_it_stopped(tmp_path, encoder):
+    config = LUTConfig(8, 4, encoder=encoder)
+    model = network()
+    quantize_(model, config, calibration=[torch.randn(64, 8)])
+    for layer in (model[0], model[3]):
+        if layer.table is None:
+            layer.free_table()
+    optimizer = optimizer_of(model)
+    train(model, optimizer, 3)
+    save_checkpoint(tmp_path / "run.pt", {"step": 3}, model=model, optimizer=optimizer)
+    train(model, optimizer, 3)
+
+    other = network(1)
+    quantize_(other, config)
+    assert load_checkpoint(tmp_path / "run.pt", model=other) == {"step": 3}
+    resumed = optimizer_of(other)
+    load_checkpoint(tmp_path / "run.pt", optimizer=resumed)
+    train(other, resumed, 3)
+    for name, value in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_bad_checkpoints_are_told(tmp_path):
+    (tmp_path / "bad.pt").write_bytes(b"not a checkpoint")
+    for path in (tmp_path / "bad.pt", tmp_path / "none.pt"):
+        with pytest.raises(LutcError, match="cannot load a checkpoint"):
+            load_checkpoint(path)
+    save_checkpoint(tmp_path / "run.pt", {}, model=network())
+    with pytest.raises(LutcError) as error:
+        load_checkpoint(tmp_path / "run.pt", optimizer=torch.optim.SGD(network().parameters(), 0.1))
+    assert error.value.reason == "it holds model, not optimizer"
+
+
+def test_monitor_tells_what_is_known_of_a_made_up_layer(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3))
+    reference = nn.Sequential(nn.Linear(4, 3))
+    reference.load_state_dict(model.state_dict())
+    quantize_(model, LUTConfig(4, 4, encode_dtype="float32", table_dtype="float32"))
+    with torch.no_grad():
+        model[0].centroids.copy_(torch.tensor([[[0.0] * 4, [1.0] * 4, [50.0] * 4, [60.0] * 4]]))
+        model[0].log_temperature.zero_()
+    x = torch.tensor([[0.0] * 4] * 5 + [[1.0] * 4] * 5)
+    monitor = Monitor(model, [x], reference)
+    (row,) = monitor(7)
+    assert (row.step, row.name, row.temperature, row.unused) == (7, "0", 1.0, 0.5)
+    assert row.entropy == pytest.approx(0.5)  # two of four codes, equally often
+    assert row.error == pytest.approx(0.0, abs=1e-10)
+    assert row.margin > 1e3
+    with torch.no_grad():
+        model[0].centroids[0] = 1.0
+    monitor(8)
+    assert monitor.rows[-1].entropy == 0.0
+    assert monitor.rows[-1].error > 0.1
+    assert monitor.rows[-1].margin == 0.0  # a tie
+
+    console = Console(record=True, width=100)
+    monitor.print(console)
+    assert "step 8" in console.export_text()
+    monitor.save(tmp_path / "rows.csv")
+    with (tmp_path / "rows.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["7", "8"]
+    assert model[0].training
+
+
+def test_monitor_draws(tmp_path):
+    pytest.importorskip("matplotlib")
+    model = network()
+    x = torch.randn(32, 8)
+    quantize_(model, {"0": LUTConfig(8, 4), "3": LUTConfig(8, encoder="tree")}, calibration=[x])
+    monitor = Monitor(model, [x])
+    monitor(0), monitor(1)
+    monitor.save(tmp_path / "curves.svg")
+    assert "</svg>" in (tmp_path / "curves.svg").read_text()
