@@ -41,9 +41,7 @@ class KeywordNet(nn.Module):
         self.mean, self.std = nn.Parameter(torch.zeros(1), False), nn.Parameter(torch.ones(1), False)
 
         def block(inner: int, outer: int, stride: int) -> nn.Sequential:
-            return nn.Sequential(
-                nn.Conv2d(inner, outer, 3, stride, 1, bias=False), nn.BatchNorm2d(outer), nn.ReLU()
-            )
+            return nn.Sequential(nn.Conv2d(inner, outer, 3, stride, 1, bias=False), nn.BatchNorm2d(outer), nn.ReLU())
 
         self.stem = block(1, width, 2)
         self.body = nn.Sequential(

@@ -158,3 +158,21 @@ def _log_mel(sound: np.ndarray) -> np.ndarray:
     rising = (hertz - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - hertz) / (edges[2:] - edges[1:-1])
     return np.log(power @ np.clip(np.minimum(rising, falling), 0, None) + 1e-6).astype(np.float32)
+
+
+def sentences(
+    folder: Path, task: str, split: str, limit: int | None = None
+) -> tuple[list[tuple[str, ...]], np.ndarray]:
+    """Sentences (or pairs) and labels of a tab-separated file with a header line: GLUE's SST-2 or STS-B.
+
+    The folder holds `sst2-dev.tsv` and the like, or GLUE's own `SST-2/dev.tsv` and `STS-B/dev.tsv`.
+    """
+    names = {"sst2": ("SST-2", ("sentence",), "label"), "stsb": ("STS-B", ("sentence1", "sentence2"), "score")}
+    published, columns, label = names[task]
+    path = next((p for p in (folder / f"{task}-{split}.tsv", folder / published / f"{split}.tsv") if p.exists()), None)
+    if path is None:
+        raise SystemExit(f"error: {folder} holds no {published} {split} set that this script can read")
+    header, *rows = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
+    rows = rows[:limit]
+    texts = [tuple(row[header.index(column)] for column in columns) for row in rows]
+    return texts, np.array([float(row[header.index(label)]) for row in rows])

@@ -1,0 +1,284 @@
+"""A MiniLM sentence encoder with lookup tables in its last layers: SST-2 (a linear head) and STS-B (cosine).
+
+The linears of the last layers (query, key, value, out, up, down) become tables, (16, 16); query, key and value share
+their codebooks. They are reconstructed from a few hundred sentences without labels, then trained for the float
+encoder's vectors, again without labels. What is compiled is all after the embedding lookup; it takes embeddings
+float32 [1, length, 384] and which tokens count float32 [1, length].
+
+    python examples/sentence_classification.py --output runs/minilm --encoder minilm/model.safetensors \\
+        --tokenizer minilm/tokenizer.json --head minilm-sst2-head.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from loaders import data_folder, sentences
+from recipe import (
+    common_options,
+    compiled_predict,
+    console,
+    export_and_compile,
+    fit,
+    shuffled,
+    start_processes,
+    write_results,
+)
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lutc.nn import LUTConfig, param_groups, quantize_, reconstruct_
+
+LENGTH = 64  # tokens the compiled encoder takes; SST-2 sentences are shorter, of others the end is lost
+LINEARS = ("query", "key", "value", "out", "up", "down")
+# Hugging Face's names of the linears and norms of a BERT layer
+_NAMES = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "out": "attention.output.dense",
+    "norm1": "attention.output.LayerNorm",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+    "norm2": "output.LayerNorm",
+}
+
+
+class EncoderLayer(nn.Module):
+    """A BERT layer: norms after the sums, GELU by erf. x [B, T, W], bias [B, 1, 1, T] added to the attention scores."""
+
+    def __init__(self, width: int, heads: int, inner: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.up, self.down = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width, 1e-12), nn.LayerNorm(width, 1e-12)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        size = width // self.heads
+
+        def split(y: Tensor) -> Tensor:
+            return y.reshape(batch, length, self.heads, size).transpose(1, 2)
+
+        query, key, value = split(self.query(x)), split(self.key(x)), split(self.value(x))
+        weights = torch.softmax(query @ key.transpose(2, 3) / size**0.5 + bias, -1)
+        x = self.norm1(x + self.out((weights @ value).transpose(1, 2).reshape(batch, length, width)))
+        return self.norm2(x + self.down(F.gelu(self.up(x))))
+
+
+class Encoder(nn.Module):
+    """Embeddings [B, T, W] and a mask of ones and zeros [B, T] -> sentence vectors [B, W] of unit length."""
+
+    def __init__(self, width: int = 384, heads: int = 12, layers: int = 6, inner: int = 1536) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(width, heads, inner) for _ in range(layers))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        bias = (1.0 - mask)[:, None, None, :] * -10000.0
+        for layer in self.layers:
+            x = layer(x, bias)
+        kept = mask[:, :, None]
+        mean = (x * kept).sum(1) / kept.sum(1)
+        return mean / mean.square().sum(1, keepdim=True).sqrt()
+
+
+class Embedding(nn.Module):
+    """Token ids int64 [B, T] -> [B, T, W]: words, positions and the first token type, normalised."""
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        super().__init__()
+        words = state["embeddings.word_embeddings.weight"]
+        self.words = nn.Embedding.from_pretrained(words)
+        self.places = nn.Embedding.from_pretrained(state["embeddings.position_embeddings.weight"])
+        self.kind = nn.Parameter(state["embeddings.token_type_embeddings.weight"][0], requires_grad=False)
+        self.norm = nn.LayerNorm(words.shape[1], 1e-12)
+        self.norm.weight.data.copy_(state["embeddings.LayerNorm.weight"])
+        self.norm.bias.data.copy_(state["embeddings.LayerNorm.bias"])
+
+    @torch.no_grad()
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.norm(self.words(ids) + self.places(torch.arange(ids.shape[1])) + self.kind)
+
+
+def load_encoder(path: Path) -> tuple[Embedding, Encoder]:
+    """From a Hugging Face BERT checkpoint in safetensors."""
+    state = load_file(path)
+    layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("encoder.layer."))
+    width = state["embeddings.word_embeddings.weight"].shape[1]
+    encoder = Encoder(width, width // 32, layers, state["encoder.layer.0.intermediate.dense.weight"].shape[0])
+    renamed = {
+        f"layers.{index}.{ours}.{kind}": state[f"encoder.layer.{index}.{theirs}.{kind}"]
+        for index in range(layers)
+        for ours, theirs in _NAMES.items()
+        for kind in ("weight", "bias")
+    }
+    encoder.load_state_dict(renamed)
+    return Embedding(state), encoder.eval()
+
+
+class Texts:
+    """Tokenized texts, embedded batch by batch."""
+
+    def __init__(self, texts: list[str], tokenizer, embedding: Embedding) -> None:
+        self._ids = [torch.tensor(found.ids[:LENGTH]) for found in tokenizer.encode_batch(texts)]
+        self._embedding = embedding
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def batch(self, indices: Tensor, length: int | None = None) -> tuple[Tensor, Tensor]:
+        """(embeddings, mask), padded to the longest of them or to `length`."""
+        ids = [self._ids[i] for i in indices.tolist()]
+        padded = torch.zeros(len(ids), length or max(map(len, ids)), dtype=torch.int64)
+        mask = torch.zeros(padded.shape)
+        for row, found in enumerate(ids):
+            padded[row, : len(found)], mask[row, : len(found)] = found, 1.0
+        return self._embedding(padded), mask
+
+    def by_length(self, size: int) -> list[Tensor]:
+        """Indices in batches of similar length, which need little padding."""
+        return list(torch.tensor(sorted(range(len(self)), key=lambda i: len(self._ids[i]))).split(size))
+
+
+@torch.no_grad()
+def vectors(encoder: nn.Module, texts: Texts) -> Tensor:
+    encoder.eval()
+    batches = texts.by_length(32)
+    found = torch.cat([encoder(*texts.batch(indices)) for indices in batches])
+    return found[torch.cat(batches).argsort()]
+
+
+def compiled_vectors(artifact: Path, texts: Texts) -> Tensor:
+    def each() -> Iterator[tuple[np.ndarray, ...]]:
+        for index in range(len(texts)):
+            yield tuple(part.numpy() for part in texts.batch(torch.tensor([index]), LENGTH))
+
+    return torch.from_numpy(compiled_predict(artifact, each()))
+
+
+def scores(find, sst: Texts, sst_labels: np.ndarray, pairs: Texts, similarity: np.ndarray, head) -> dict[str, float]:
+    """SST-2 accuracy in percent (with a head) and STS-B's Spearman correlation; `find` gives a Texts its vectors."""
+    result = {}
+    if head is not None:
+        positive = find(sst) @ head["weight"][0] + head["bias"] > 0
+        result["SST-2 accuracy"] = round(100 * float((positive.numpy() == (sst_labels == 1)).mean()), 2)
+    both = find(pairs)
+    result["STS-B Spearman"] = round(spearman((both[0::2] * both[1::2]).sum(1).numpy(), similarity), 4)
+    return result
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Correlation of ranks; equal values share their mean rank."""
+
+    def ranks(values: np.ndarray) -> np.ndarray:
+        _, group, count = np.unique(values, return_inverse=True, return_counts=True)
+        return (count.cumsum() - (count - 1) / 2)[group]
+
+    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    common_options(parser)
+    parser.add_argument("--encoder", type=Path, required=True, help="BERT encoder, model.safetensors")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="its tokenizer.json")
+    parser.add_argument("--head", type=Path, help="SST-2 classifier on the vectors: weight [1, W] and bias [1]")
+    parser.add_argument("--layers", type=int, default=3, help="how many layers, from the last, get tables")
+    parser.add_argument("--calibration-sentences", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=300, help="of training after the reconstruction")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=3e-4)
+    options = parser.parse_args()
+    from tokenizers import Tokenizer
+
+    start_processes(options.seed, options.threads)
+    options.output.mkdir(parents=True, exist_ok=True)
+    folder = data_folder(options.data)
+    tokenizer = Tokenizer.from_file(str(options.tokenizer))
+    tokenizer.no_padding()
+    embedding, encoder = load_encoder(options.encoder)
+    head = load_file(options.head) if options.head else None
+
+    def texts_of(task: str, split: str, limit: int | None) -> tuple[Texts, np.ndarray]:
+        found, labels = sentences(folder, task, split, limit)
+        return Texts([text for row in found for text in row], tokenizer, embedding), labels
+
+    sst, sst_labels = texts_of("sst2", "dev", options.limit)
+    pairs, similarity = texts_of("stsb", "dev", options.limit)
+    unlabelled = [
+        text for task in ("sst2", "stsb") for row in sentences(folder, task, "train", 5000)[0] for text in row
+    ]
+    order = torch.randperm(len(unlabelled), generator=torch.Generator().manual_seed(options.seed)).tolist()
+    train = Texts([unlabelled[i] for i in order], tokenizer, embedding)
+
+    results: dict[str, object] = {}
+
+    def measure(name: str, find) -> None:
+        results[name] = scores(find, sst, sst_labels, pairs, similarity, head)
+        console.print(f"{name}: {results[name]}")
+
+    measure("float", lambda texts: vectors(encoder, texts))
+    teacher = copy.deepcopy(encoder)
+    chosen = [f"layers.{i}" for i in range(len(encoder.layers) - options.layers, len(encoder.layers))]
+    started = time.perf_counter()
+    some = Texts([unlabelled[i] for i in order[: options.calibration_sentences]], tokenizer, embedding)
+    reconstruct_(
+        encoder,
+        {f"{layer}.{linear}": LUTConfig() for layer in chosen for linear in LINEARS},
+        calibration=[some.batch(indices) for indices in some.by_length(32)],
+        share=[[f"{layer}.{linear}" for linear in ("query", "key", "value")] for layer in chosen],
+        seed=options.seed,
+        progress=lambda name, done, total: console.print(f"  {done} of {total}: {name}"),
+    )
+    results["reconstruction seconds"] = round(time.perf_counter() - started, 1)
+    measure("reconstruction only", lambda texts: vectors(encoder, texts))
+
+    if options.steps:
+        results["training seconds"] = train_tables(encoder, teacher, train, options)
+        measure("lookup tables in torch", lambda texts: vectors(encoder, texts))
+    quantize_(encoder.eval(), step="convert")
+    artifact = export_and_compile(
+        encoder, train.batch(torch.tensor([0]), LENGTH), options.output, "minilm_lut", options.target
+    )
+    measure("compiled artifact", lambda texts: compiled_vectors(artifact, texts))
+    write_results(options.output / "results.json", results)
+
+
+def train_tables(encoder: Encoder, teacher: Encoder, train: Texts, options: argparse.Namespace) -> float:
+    """Make the vectors those of the float encoder; only lookup layers learn, and the norms beside them."""
+    for name, parameter in encoder.named_parameters():
+        parameter.requires_grad_(int(name.split(".")[1]) >= len(encoder.layers) - options.layers)
+    groups = param_groups(encoder, options.lr, options.lr, 10 * options.lr)
+
+    def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
+        inputs = train.batch(indices)
+        with torch.no_grad():
+            target = teacher(*inputs)
+        found = network(*inputs)
+        alike = found @ found.T - target @ target.T  # cosines between the sentences of the batch
+        return (1 - (found * target).sum(1)).mean() + alike.square().mean()
+
+    optimizer = torch.optim.Adam(groups)
+    seconds = fit(
+        encoder,
+        loss_of,
+        lambda steps: shuffled(len(train), options.batch, steps, options.seed),
+        optimizer,
+        options.steps,
+        title="lookup tables",
+        checkpoint=options.output / "checkpoint.pt",
+        warmup=10,
+    )
+    return round(seconds, 1)
+
+
+if __name__ == "__main__":
+    main()
