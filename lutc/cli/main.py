@@ -19,6 +19,7 @@ _GROUPS: dict[str, dict[str, str]] = {
     },
     "Build": {
         "calibrate": "Learn codebooks for a float model from sample inputs.",
+        "import-checkpoint": "Turn a quantized training checkpoint into an ONNX model.",
         "compile": "Compile a model into an artifact.",
     },
     "Measure": {
@@ -39,7 +40,8 @@ class _Lutc(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        return getattr(importlib.import_module(f"lutc.cli.{cmd_name}"), f"{cmd_name}_command")
+        module = cmd_name.replace("-", "_")
+        return getattr(importlib.import_module(f"lutc.cli.{module}"), f"{module}_command")
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -51,7 +53,7 @@ class _Lutc(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, verbs in _GROUPS.items():
             with formatter.section(title):
-                formatter.write_dl([(f"{verb:<9}", text) for verb, text in verbs.items()])
+                formatter.write_dl([(f"{verb:<17}", text) for verb, text in verbs.items()])
 
 
 def _nearest(name: str) -> str:
