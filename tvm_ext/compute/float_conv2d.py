@@ -105,7 +105,7 @@ def conv2d(x: te.Tensor, weight: te.Tensor, conv: Conv2d, tile: RegisterTile, la
             (conv.batch, high, wide, weight.shape[1], block),
             lambda n, h, w, m, v: te.sum(at(n, h, w, k) * weight[0, m, i, j, k, v], order),
             name=ACC,
-            attrs=_marks(tile),
+            attrs=_marks(tile, consecutive=layout == "NHWC" and conv.dilations[1] == 1),
         )
         return te.compute(
             (conv.batch, oh, ow, conv.outputs), lambda n, h, w, m: acc[n, h, w, m // block, m % block], name=OUT
@@ -123,8 +123,10 @@ def conv2d(x: te.Tensor, weight: te.Tensor, conv: Conv2d, tile: RegisterTile, la
     )
 
 
-def _marks(tile: RegisterTile) -> dict:
-    return {"lut.tile": [tile.height, tile.width, tile.vectors, tile.lanes]}
+def _marks(tile: RegisterTile, *, consecutive: bool = False) -> dict:
+    """consecutive : the last two reductions run over values that follow each other, like one axis."""
+    marks = {"lut.tile": [tile.height, tile.width, tile.vectors, tile.lanes]}
+    return marks | {"lut.consecutive": 1} if consecutive else marks
 
 
 def _padded(x: te.Tensor, conv: Conv2d, outs: tuple[int, int], layout: str) -> te.Tensor:

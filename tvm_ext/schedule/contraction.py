@@ -10,18 +10,31 @@ from tvm.tirx import PrimFunc
 from tvm_ext.compute.float_conv2d import ACC, PAD
 from tvm_ext.compute.float_matmul import PACK
 from tvm_ext.compute.register_tile import RegisterTile
-from tvm_ext.schedule.base import child_blocks, extent, largest_divisor, loops_of, product, vectorize
+from tvm_ext.schedule.base import SPATIAL, child_blocks, choose, divisors, extent, largest_divisor, product, vectorize
 from tvm_ext.schedule.elementwise import schedule_map
 from tvm_ext.target import vector_unit
 
 _RESIDENT_BYTES = 256 << 10
 """Weights up to this size stay in the second-level cache while the rows go by, so that these need to come once."""
-_SHARED_BY = (8, 64)
-"""Numbers of tiles that a block's weights are read for, between which fetching the next block's ahead pays."""
+_SHARED_BY, _MOST_SHARED = (8, 2), 64
+"""Numbers of tiles that a block's weights are read for, between which fetching the next block's ahead pays; the second
+lower limit is for sums on the stack."""
+_ON_STACK = 1024
+"""Bytes of sums from which on they live in memory that LLVM takes for shared, and keep leaving the registers where
+anything else is called."""
 _BURST = 128
-"""Steps of a sum between two prefetches: sums are in registers only where no prefetch is in between."""
+"""Steps of a sum between two prefetches where sums leave the registers for these."""
+_MAX_ROWS = 16
+"""Widest tile of a search."""
+_TASKS = 8
+"""Lines from which on there are enough for threads."""
+_SHALLOW = 64
+"""Terms of a sum up to which a line's border is made for one block of outputs only: that of a depthwise convolution."""
+_PARALLEL_FROM = 1 << 19
+"""Multiply-adds from which on a kernel starts threads."""
 PREFETCH = "lut.prefetch"
-"""Annotation of a loop: height and width of a tile, lines and columns of tiles that share one block of weights."""
+"""Annotation of a loop: height and width of a tile, lines and columns of tiles that share one block of weights, and the
+terms of a sum that one iteration adds."""
 
 
 class Contraction(ScheduleRule):
@@ -35,46 +48,57 @@ class Contraction(ScheduleRule):
         blocks = {str(sch.get(block).name_hint): block for block in child_blocks(sch)}
         if ACC not in blocks:
             return None
-        acc = blocks[ACC]
+        acc, pads = blocks[ACC], [blocks[name] for name in (PAD, PACK) if name in blocks]
         *others, last = (block for name, block in blocks.items() if name not in (ACC, PAD, PACK))
-        lanes = vector_unit(target).lanes
         for block in others:
             sch.compute_inline(block)
-        for name in (PAD, PACK):
-            if name in blocks:
-                schedule_map(sch, blocks[name], lanes)
         tile = RegisterTile(*(int(v) for v in sch.get(acc).annotations["lut.tile"]))
         sch.unannotate(acc, "lut.tile")
-        spatial, reduce = loops_of(sch, acc)
-        *outer, high, wide, block, out = spatial
-        resident = product(sch, [block, out, *reduce]) * 4 <= _RESIDENT_BYTES
-        ho, hi = sch.split(high, [None, tile.height])
-        wo, wi = sch.split(wide, [None, tile.width])
-        vector, lane = sch.split(out, [None, tile.lanes])
-        order = [*outer, ho, block] if resident else [block, *outer, ho]
-        lines, columns = product(sch, [*outer, ho]), extent(sch, wo)
-        if not resident and _SHARED_BY[0] <= lines * columns <= _SHARED_BY[1]:
-            steps, step = sch.split(reduce[-1], [None, largest_divisor(extent(sch, reduce[-1]), _BURST)])
-            sch.annotate(steps, PREFETCH, [tile.height, tile.width, lines, columns])
-            reduce[-1:] = [steps, step]
-        sch.reorder(*order, wo, *reduce, hi, wi, vector, lane)
-        task = sch.fuse(*order)
-        sch.parallel(task)
-        sch.reverse_compute_at(last, wo, preserve_unit_loops=True)
-        for loop in (hi, wi, vector):
-            sch.unroll(loop)
-        sch.vectorize(lane)
-        init = sch.decompose_reduction(acc, reduce[0])
-        *unrolled, lane = sch.get_loops(init)[-4:]
-        sch.vectorize(lane)
-        for loop in unrolled:
-            sch.unroll(loop)
-        _schedule_epilogue(sch, last, tile)
+        if "lut.consecutive" in sch.get(acc).annotations:
+            sch.unannotate(acc, "lut.consecutive")
+            sch.fuse(*sch.get_loops(acc)[-2:])
+        _schedule_sums(sch, acc, last, pads, tile, vector_unit(target).lanes, tunable)
         return sch
 
 
-def _schedule_epilogue(sch: s_tir.Schedule, block, tile: RegisterTile) -> None:
-    *_, rows, outputs = sch.get_loops(block)
-    vectors = vectorize(sch, outputs, tile.lanes)
-    for loop in (rows, *vectors[:-1]):
+def _schedule_sums(
+    sch: s_tir.Schedule, acc, last, pads: list, tile: RegisterTile, lanes: int, tunable: bool
+) -> None:  # fmt: skip
+    loops, axes = sch.get_loops(acc), [int(var.iter_type) for var in sch.get(acc).iter_vars].count(SPATIAL)
+    (*outer, high, wide, block, out), reduce = loops[:axes], loops[axes:]
+    work, depth = product(sch, sch.get_loops(acc)), product(sch, reduce)
+    resident = depth * extent(sch, block) * tile.outputs * 4 <= _RESIDENT_BYTES
+    resident = choose(sch, resident, [False, True], tunable)
+    width = choose(sch, tile.width, [w for w in divisors(extent(sch, wide)) if w <= _MAX_ROWS], tunable)
+    ho, hi = sch.split(high, [None, tile.height])
+    wo, wi = sch.split(wide, [None, width])
+    vector, lane = sch.split(out, [None, tile.lanes])
+    lines, columns = product(sch, [*outer, ho]), extent(sch, wo)
+    small = tile.height * width * tile.outputs * 4 < _ON_STACK
+    if not resident and _SHARED_BY[small] <= lines * columns <= _MOST_SHARED:
+        burst = 1 if small else largest_divisor(extent(sch, reduce[-1]), _BURST)
+        steps, step = sch.split(reduce[-1], [None, burst])
+        sch.annotate(steps, PREFETCH, [tile.height, width, lines, columns, burst])
+        reduce[-1:] = [steps, step]
+    alone = resident and lines >= _TASKS  # a task is a line with all its outputs: then it can make its own border
+    order = [*outer, ho, block] if resident else [block, *outer, ho]
+    sch.reorder(*order, wo, *reduce, hi, wi, vector, lane)
+    task = sch.fuse(*order[:-1]) if alone else sch.fuse(*order)
+    if work >= _PARALLEL_FROM:
+        sch.parallel(task)
+    for pad in pads:
+        if alone:
+            sch.compute_at(pad, block if depth <= _SHALLOW else task, preserve_unit_loops=True)
+            vectorize(sch, sch.get_loops(pad)[-1], lanes)
+        else:
+            schedule_map(sch, pad, lanes)
+    sch.reverse_compute_at(last, wo, preserve_unit_loops=True)
+    for loop in (hi, wi, vector):
+        sch.unroll(loop)
+    sch.vectorize(lane)
+    *unrolled, lane = sch.get_loops(sch.decompose_reduction(acc, reduce[0]))[-4:]
+    sch.vectorize(lane)
+    *_, rows, outputs = sch.get_loops(last)
+    *vectors, _ = vectorize(sch, outputs, tile.lanes)
+    for loop in (*unrolled, rows, *vectors):
         sch.unroll(loop)

@@ -37,7 +37,7 @@ class PrefetchWeights:
 def _rewrite(loop: tirx.For) -> tirx.For:
     if PREFETCH not in loop.annotations:
         return loop
-    height, width, lines, columns = (int(v) for v in loop.annotations[PREFETCH])
+    height, width, lines, columns, burst = (int(v) for v in loop.annotations[PREFETCH])
     realize, inner = _inside(loop.body)
     block = realize.block
     values = [_at_start(value, inner) for value in realize.iter_values]
@@ -60,7 +60,6 @@ def _rewrite(loop: tirx.For) -> tirx.For:
     zeros[at], zeros[-1] = number + 1, offset + line * _LINE
     address = tirx.address_of(tirx.BufferLoad(weight.source, zeros))
     fetch = tirx.Evaluate(tirx.call_intrin("void", "tirx.prefetch", address, _READ, _KEEP_IN_L2, _DATA))
-    burst = int(reduce[-1][1].dom.extent) // int(loop.extent)
     count = -(-share * burst // _LINE)
     fetch = tirx.For(line, 0, count, tirx.ForKind.SERIAL, fetch)
     annotations = {k: v for k, v in loop.annotations.items() if k != PREFETCH}
