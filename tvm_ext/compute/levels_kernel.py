@@ -78,7 +78,7 @@ def table_constants(plan: Staircase) -> dict[str, np.ndarray]:
 def levels_kernel(plan: Staircase, source: LevelsInput, plane: Plane, dtype: str, pad: int, product: Product) -> PrimFunc:
     """f(x float32 `source.shape`, constants of `table_constants`, out `dtype` `plane.shape`).
 
-    Every level is the plan's value; the border holds `pad`, and padding channels and width hold anything valid.
+    Every level is the plan's value; the border holds `pad`, padding channels hold 0.
     """
     constants = table_constants(plan)
     with IRBuilder() as builder, TB.prim_func(s_tir=True):
@@ -318,6 +318,12 @@ class _Emitter:
 
     def _fill(self, b, first, size: int, pad: int) -> None:
         if not size:
+            return
+        channels, padded = self.source.channels, self.plane.channels
+        if pad and channels < padded:
+            with T.serial(size // padded) as s, T.serial(padded) as c:
+                value = T.Select(c < channels, T.int32(pad), T.int32(0))
+                T.buffer_store(self.out, T.Cast(self.dtype, value), [b, 0, 0, first + s * padded + c])
             return
         lanes = next(n for n in (64, 16, 4) if size % n == 0)
         with T.serial(size // lanes) as s:
