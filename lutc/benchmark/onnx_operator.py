@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
-from lutc.benchmark.operator_layer import OperatorLayer
+import numpy as np
+
+from lutc.benchmark.operators import Operator
 
 
-def save_float_operator(layer: OperatorLayer, path: Path) -> Path:
+class FloatLayer(Protocol):
+    """An operator with its float input, weight [M, D] and bias [M]."""
+
+    @property
+    def operator(self) -> Operator: ...
+    @property
+    def x(self) -> np.ndarray: ...
+    @property
+    def weight(self) -> np.ndarray: ...
+    @property
+    def bias(self) -> np.ndarray: ...
+
+
+def save_float_operator(layer: FloatLayer, path: Path) -> Path:
     """Conv + Relu, or MatMul + Add + Relu, with the layer's weight and bias; input "x", output "y"."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper

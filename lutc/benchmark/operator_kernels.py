@@ -46,7 +46,7 @@ class OperatorKernels:
         self.isa = best_isa(TVMTarget(dict(llvm))).name
         self.table_traffic = self._traffic(layer)
         self._library = built.executable.mod.imports[0]
-        self.steps, self._result = _steps(scheduled, layer.x)
+        self.steps, self._result = call_steps(scheduled, layer.x)
         self._shape = layer.operator.output_shape
 
     @property
@@ -114,7 +114,7 @@ def _module(layer: OperatorLayer) -> Any:
     return builder.get()
 
 
-def _steps(scheduled: Any, x: np.ndarray) -> tuple[list[tuple[str, list[Any]]], Any]:
+def call_steps(scheduled: Any, x: np.ndarray) -> tuple[list[tuple[str, list[Any]]], Any]:
     """(symbol and arguments of each kernel call of "main", the tensor that holds its result).
 
     Every value gets a buffer of its own, 64-byte aligned; a change of shape is the same buffer.

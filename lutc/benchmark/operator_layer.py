@@ -37,7 +37,7 @@ class OperatorLayer:
         o = self.operator
         rows = np.random.default_rng(1).choice(o.positions, min(_CHECKED, o.positions), replace=False)
         got = y.reshape(o.outputs, -1).T[rows] if o.is_conv else y[rows]
-        expected = self._expected(_rows(o, self.x, rows))
+        expected = self._expected(input_rows(o, self.x, rows))
         wrong = int((~np.isclose(got, expected, rtol=1e-4, atol=1e-4 * float(np.abs(expected).max()))).any(1).sum())
         if wrong > (len(rows) // 8 if o.encode_dtype == "float32" else 0):
             raise VerifyError(
@@ -86,7 +86,7 @@ def _draw(o: Operator, rng: np.random.Generator, shape: tuple[int, ...]) -> np.n
 
 def _codebook(o: Operator, rng: np.random.Generator, x: np.ndarray) -> Codebook:
     if o.is_conv:
-        sample = _rows(o, x, rng.permutation(o.positions)[:_SAMPLE])
+        sample = input_rows(o, x, rng.permutation(o.positions)[:_SAMPLE])
     else:
         sample = _draw(o, rng, (_SAMPLE, o.inputs))
     padded = np.zeros((len(sample), o.num_codebooks * o.subvector_len), np.float32)
@@ -99,7 +99,7 @@ def _codebook(o: Operator, rng: np.random.Generator, x: np.ndarray) -> Codebook:
     )
 
 
-def _rows(o: Operator, x: np.ndarray, index: np.ndarray) -> np.ndarray:
+def input_rows(o: Operator, x: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Rows [n, D] at some positions."""
     if not o.is_conv:
         return x[index]

@@ -19,7 +19,7 @@ from lutc.benchmark.baselines import (
 )
 from lutc.benchmark.clock import CLOCK_CYCLES, clock_call, nominal_ghz
 from lutc.benchmark.machine import amx_in_use, cpu_flags, cpu_name, versions
-from lutc.benchmark.onnx_operator import save_float_operator
+from lutc.benchmark.onnx_operator import FloatLayer, save_float_operator
 from lutc.benchmark.operator_layer import OperatorLayer, make_layer
 from lutc.benchmark.operator_report import OperatorReport, OperatorRow
 from lutc.benchmark.operators import Operator
@@ -73,7 +73,7 @@ def benchmark_operators(
     rows: list[OperatorRow] = []
     interrupted = False
     with pinned(threads) as cpus:
-        _prepare_tvm(threads)
+        prepare_tvm(threads)
         try:
             clock = clock_call()
             for operator in operators:
@@ -82,7 +82,7 @@ def benchmark_operators(
         except KeyboardInterrupt:
             interrupted = True
             remarks.append(f"Interrupted: {len(rows)} of {len(operators)} operators were measured.")
-    details = _details(goal, threads, cpus, repeat, engines)
+    details = machine_details(goal, threads, cpus, repeat, engines)
     return OperatorReport(rows, details, [*remarks, *_reading(engines)], interrupted)
 
 
@@ -96,7 +96,7 @@ def _measure(
     kernels()
     layer.check(kernels.result())
     with tempfile.TemporaryDirectory(prefix="lutc-bench-") as folder:
-        calls: dict[str, Call] = {_OURS: kernels, **_baseline_calls(engines, layer, threads, Path(folder))}
+        calls: dict[str, Call] = {_OURS: kernels, **baseline_calls(engines, layer, threads, Path(folder))}
         calls |= {_CLOCK: clock} if clock else {}
         table, streamed = _shape(operator, kernels).table_bytes, 0
         if table >= _STREAMED and not kernels.gathers:
@@ -115,7 +115,7 @@ def _shape(o: Operator, kernels: OperatorKernels) -> LayerShape:
     )
 
 
-def _baseline_calls(engines: Sequence[str], layer: OperatorLayer, threads: int, folder: Path) -> dict[str, Call]:
+def baseline_calls(engines: Sequence[str], layer: FloatLayer, threads: int, folder: Path) -> dict[str, Call]:
     if not engines:
         return {}
     inputs = {"x": layer.x}
@@ -148,7 +148,7 @@ def _row(
     )  # fmt: skip
 
 
-def _prepare_tvm(threads: int) -> None:
+def prepare_tvm(threads: int) -> None:
     """The number of threads, also where TVM was loaded with another one before; and Ctrl-C reaches us through TVM."""
     import tvm  # noqa: F401 (its library holds the functions that set the number)
     import tvm_ffi
@@ -160,7 +160,7 @@ def _prepare_tvm(threads: int) -> None:
     tvm_ffi.register_error("KeyboardInterrupt", KeyboardInterrupt)
 
 
-def _details(target: Target, threads: int, cpus: list[int], repeat: int, engines: Sequence[str]) -> dict[str, Any]:
+def machine_details(target: Target, threads: int, cpus: list[int], repeat: int, engines: Sequence[str]) -> dict[str, Any]:
     packages = ["lutc", "apache-tvm", *dict.fromkeys(PACKAGES[name] for name in engines)]
     return {
         "cpu": cpu_name(),

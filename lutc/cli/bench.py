@@ -33,7 +33,8 @@ _OF_MODELS = ("onnxruntime", "onnxruntime-int8")
 @click.command("bench", short_help="Time an artifact against other engines.")
 @click.argument("artifact", type=PATH, required=False)
 @click.option("--against", type=PATH, metavar="MODEL", help="Float .onnx model that the other engines run.")
-@click.option("--suite", type=click.Choice(("operators",)), help="Time the operators of known networks instead.")
+@click.option("--suite", type=click.Choice(("operators", "quantizers")),
+              help="Time the operators of known networks instead: as tables, or quantized to 4, 3 and 2 bits.")  # fmt: skip
 @click.option("--op", "operator", metavar="TEXT",
               help='Time one operator: "conv2d 64x56x56 -> 64 3x3 [s2] [d2]" or "dense 128x768 -> 3072".')  # fmt: skip
 @click.option("--k", type=int, metavar="K", help="Centroids of a codebook of --op.  [default: 16]")
@@ -80,7 +81,7 @@ def bench_command(
     lutc bench --suite operators --target cortex-a76 --simulate
     """
     if sum(given is not None for given in (artifact, suite, operator)) != 1:
-        raise click.UsageError("give one of ARTIFACT, --suite operators, and --op TEXT")
+        raise click.UsageError("give one of ARTIFACT, --suite NAME, and --op TEXT")
     if operator is None and (k, v, encode) != (None, None, None):
         raise click.UsageError("--k, --v and --encode describe an operator: they need --op")
     if artifact is None and against is not None:
@@ -89,11 +90,15 @@ def bench_command(
         raise click.UsageError("--target is for --suite and --op: an artifact has its target")
     if remote is not None and (artifact is None or against is not None or baselines):
         raise click.UsageError("--remote times ARTIFACT there, and nothing else: no operators, no other engines")
+    if simulate and suite == "quantizers":
+        raise click.UsageError("--simulate prices lookup tables: give --suite operators or --op")
     if simulate and (artifact is not None or target is None or baselines or threads > 1):
         raise click.UsageError("--simulate prices --suite or --op for a --target on one thread, without --baseline")
     _use_threads(threads)  # before anything loads TVM
     if artifact is not None and remote is not None:
         report = _remote(artifact, remote, repeat, threads, _outputs(html, json_path))
+    elif suite == "quantizers":
+        report = _quantizers(baselines, target or "native", repeat, threads, _outputs(html, json_path))
     elif artifact is not None:
         report = _artifact(artifact, against, baselines, repeat, threads, _outputs(html, json_path))
     else:
@@ -180,6 +185,24 @@ def _suite(
     with _progress(len(operators)) as progress:
         return benchmark_operators(
             operators, baselines=baselines or _BASELINES, target=goal, threads=threads, repeat=repeat, progress=progress
+        )
+
+
+def _quantizers(
+    baselines: tuple[str, ...], target: str, repeat: int, threads: int, check_outputs: Callable[[], None]
+) -> Report:
+    from lutc.targets import check_runs_here, parse_target
+
+    goal = parse_target(target)
+    check_runs_here(goal)
+    check_outputs()
+    from lutc.benchmark.quantized_layer import quantized_suite
+    from lutc.benchmark.quantizer_suite import benchmark_quantizers
+
+    layers = quantized_suite()
+    with _progress(len(layers) + 1) as progress:
+        return benchmark_quantizers(
+            layers, baselines=baselines or _BASELINES, target=goal, threads=threads, repeat=repeat, progress=progress
         )
 
 

@@ -104,14 +104,19 @@ class _Emitter:
 
     # one vector
 
-    def values(self, xs: list[Expr], lanes: int) -> list[Expr]:
-        """int32 x `lanes` of each x: values (as bytes, unless levels are int16), or indices into the byte table."""
+    def values(self, xs: list[Expr], lanes: int, saturated: bool = False) -> list[Expr]:
+        """int32 x `lanes` of each x: values (as bytes, unless levels are int16), or indices into the byte table.
+
+        `saturated`: what follows makes 0 of negative ones.
+        """
         plan = self.plan
         if plan.method == "count":
             return self._counted(xs, lanes)
+        # what is added to an index must not see negative ones
+        unclipped = saturated and plan.method == "grid" and (self.bytes_table or int(plan.values[0]) == plan.first)
         results = []
         for x in xs:
-            index = self._index(x, lanes)
+            index = self._index(x, lanes, unclipped)
             if plan.method == "cells":
                 results.append(T.Bind(self._cut(x, index, lanes)))
                 continue
@@ -121,7 +126,7 @@ class _Emitter:
             results.append(T.Bind(index if self.bytes_table else self._byte(index, lanes)))
         return results
 
-    def _index(self, x: Expr, lanes: int) -> Expr:
+    def _index(self, x: Expr, lanes: int, unclipped: bool) -> Expr:
         slope, plan = self.plan.slope, self.plan
         high = _splat(T.float32(slope.high), lanes)
         y = x * high
@@ -130,7 +135,9 @@ class _Emitter:
             y = T.call_llvm_pure_intrin(dtype, "llvm.fma", x, high, x * _splat(T.float32(slope.low), lanes))
         if slope.steps != 1.0:
             y = T.Bind(y) * _splat(T.float32(slope.steps), lanes)
-        y = T.max(T.min(y, _splat(T.float32(plan.last), lanes)), _splat(T.float32(plan.first), lanes))
+        y = T.min(y, _splat(T.float32(plan.last), lanes))
+        if plan.first or not unclipped:
+            y = T.max(y, _splat(T.float32(plan.first), lanes))
         return round_to_int(y, lanes)
 
     def _cut(self, x: Expr, index: Expr, lanes: int) -> Expr:
@@ -200,6 +207,7 @@ class _Emitter:
     def _row(self, where: list, at: list) -> None:
         count, wide = self.source.channels, self.dtype != "int16"
         x, out = self.x, self.out
+        saturates = bool(self.product.pack)
 
         def load(first) -> Expr:
             return T.Bind(x[(*where, T.ramp(first, 1, _LANES))])
@@ -207,7 +215,7 @@ class _Emitter:
         whole = count // _TILE if wide else 0
         if whole:
             with T.serial(whole) as t:
-                packed = narrow(self.product, self.values([load(t * _TILE + d) for d in _STARTS], _LANES))
+                packed = narrow(self.product, self.values([load(t * _TILE + d) for d in _STARTS], _LANES, saturates))
                 T.buffer_store(out, self._stored(self.finished(packed), _TILE), [*at, T.ramp(t * _TILE, 1, _TILE)])
         rest = count - whole * _TILE
         if rest and count >= _LANES and not self.bytes_table:
@@ -218,7 +226,7 @@ class _Emitter:
                 T.buffer_store(out, T.Cast(f"{self.dtype}x{_LANES}", value), [*at, T.ramp(first, 1, _LANES)])
         elif rest and whole:
             first = count - _TILE
-            packed = narrow(self.product, self.values([load(first + d) for d in _STARTS], _LANES))
+            packed = narrow(self.product, self.values([load(first + d) for d in _STARTS], _LANES, saturates))
             T.buffer_store(out, self._stored(self.finished(packed), _TILE), [*at, T.ramp(first, 1, _TILE)])
         elif rest:
             with T.serial(count) as d:

@@ -13,7 +13,7 @@ WIDTH = 64
 
 def table_size(entries: int) -> int:
     """Elements of the buffer that `read_bytes` wants for a table of that many entries."""
-    return next(size for size in (16, 64, 128, 256) if entries <= size)
+    return next(size for size in (16, 64, 128, 192, 256) if entries <= size)
 
 
 def read_bytes(product: Product, table, entries: int, index: Expr) -> Expr:
@@ -27,8 +27,10 @@ def read_bytes(product: Product, table, entries: int, index: Expr) -> Expr:
     else:
         double = llvm_intrinsic(product.permute[1])
         found = T.call_llvm_pure_intrin("int8x64", double, parts[0], code, parts[1])
-        if len(parts) == 4:  # the highest bit chooses between two tables of 128
-            upper = T.call_llvm_pure_intrin("int8x64", double, parts[2], code, parts[3])
+        if len(parts) > 2:  # the highest bit chooses between two tables
+            upper = T.call_llvm_pure_intrin("int8x64", llvm_intrinsic(product.permute[0]), parts[2], code)
+            if len(parts) == 4:
+                upper = T.call_llvm_pure_intrin("int8x64", double, parts[2], code, parts[3])
             found = T.Select(code < T.broadcast(T.int8(0), WIDTH), upper, found)
     return T.reinterpret("uint8x64", found)
 
