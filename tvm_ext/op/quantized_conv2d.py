@@ -16,7 +16,7 @@ def quantized_conv2d(
     start: relax.Expr | None = None, residual: relax.Expr | None = None,
     *, strides: tuple[int, int] = (1, 1), pads: tuple[int, int, int, int] = (0, 0, 0, 0),
     dilations: tuple[int, int] = (1, 1), activation: str = "", layout: str = "", image: tuple[int, ...] = (),
-    largest: int = 0, channels_last: bool = False, layer: str = "",
+    largest: int = 0, channels_last: bool = False, axis: int = 1, kernel_shape: tuple[int, ...] = (), layer: str = "",
 ) -> relax.Call:  # fmt: skip
     """``act(scale[m] * (sum_d x[n, d] * weight[m, d] + start[m]) + bias[m] + residual)`` as float32.
 
@@ -31,14 +31,16 @@ def quantized_conv2d(
         of shape `image`, with stored levels of at most `largest`; all but x and residual must be constant; with
         `channels_last` the result is [B, OH, OW, M] (made by PackQuantized).
 
+    axis, kernel_shape : of the channels of the result, 1; that of the weight. They are told for the passes.
+
     Raises
     ------
     ValueError : by type inference, for shapes or dtypes that do not fit.
     """
-    kernel = tuple(int(d) for d in list(weight.ty.shape)[2:])
+    kernel = tuple(kernel_shape) or tuple(int(d) for d in list(weight.ty.shape)[2:])
     attrs = attributes(
         kernel_shape=kernel, strides=tuple(strides), pads=tuple(pads), dilations=tuple(dilations), activation=activation,
-        axis=1, layout=layout, image=tuple(image), largest=largest, channels_last=channels_last, layer=layer,
+        axis=axis, layout=layout, image=tuple(image), largest=largest, channels_last=channels_last, layer=layer,
     )  # fmt: skip
     return relax.Call(OP, [x, weight, scale, *(optional(a) for a in (bias, start, residual))], attrs)
 

@@ -14,15 +14,17 @@ NAME = "lut.quantized_dense"
 def quantized_dense(
     x: relax.Expr, weight: relax.Expr, scale: relax.Expr, bias: relax.Expr | None = None,
     start: relax.Expr | None = None, residual: relax.Expr | None = None,
-    *, activation: str = "", layout: str = "", image: tuple[int, ...] = (), largest: int = 0, layer: str = "",
+    *, activation: str = "", layout: str = "", image: tuple[int, ...] = (), largest: int = 0, axis: int = -1,
+    layer: str = "",
 ) -> relax.Call:  # fmt: skip
     """``act(scale[m] * (sum_d x[..., d] * weight[m, d] + start[m]) + bias[m] + residual)`` as float32.
 
     x : integer levels [..., D]. weight : int8 or int16 [M, D]. The result is [..., M].
-    The rest as in `quantized_conv2d`; with a `layout`, `image` is [N, D] and the result [N, M].
+    The rest as in `quantized_conv2d`; with a `layout`, `image` is [N, D] and the result [N, M]; `axis`, that of
+    the outputs, is told for the passes.
     """
     attrs = attributes(
-        activation=activation, axis=-1, layout=layout, image=tuple(image), largest=largest, layer=layer
+        activation=activation, axis=axis, layout=layout, image=tuple(image), largest=largest, layer=layer
     )  # fmt: skip
     return relax.Call(OP, [x, weight, scale, *(optional(a) for a in (bias, start, residual))], attrs)
 
