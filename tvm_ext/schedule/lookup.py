@@ -41,7 +41,8 @@ class LookupShuffle(ScheduleRule):
         kernel = kernel_of(func, "lookup_shuffle")
         if kernel is None:
             return None
-        read = get_isa(str(kernel["isa"])).table_read
+        isa = get_isa(str(kernel["isa"]))
+        read, masks = isa.table_read, isa.float_lanes == _EPILOGUE_LANES
         sch = s_tir.Schedule(func)
         blocks = blocks_of(sch)
         acc, drain, lanes = blocks["lut_acc"], blocks.get("lut_drain"), int(kernel["transpose"])
@@ -69,7 +70,7 @@ class LookupShuffle(ScheduleRule):
         else:
             for out in results:
                 sch.reverse_compute_at(out, mo, preserve_unit_loops=True)
-                _schedule_epilogue(sch, out, row_tiles, read, bool(int(kernel["feature_major"])), rows)
+                _schedule_epilogue(sch, out, row_tiles, read, bool(int(kernel["feature_major"])), rows, masks)
         _tensorize(sch, acc, read, read.intrin_mult if int(kernel["mult"]) else read.intrin)
         return sch
 
@@ -145,14 +146,16 @@ def _tensorize(sch: s_tir.Schedule, acc, read: TableRead, intrin: str) -> None:
 
 
 def _schedule_epilogue(
-    sch: s_tir.Schedule, out, row_tiles: int, read: TableRead, feature_major: bool, rows: int
+    sch: s_tir.Schedule, out, row_tiles: int, read: TableRead, feature_major: bool, rows: int, masks: bool
 ) -> None:
+    """`masks`: vectors can be stored in part, as by AVX-512."""
     *_, first, second = sch.get_loops(out)
     if not feature_major:
         sch.vectorize(second)  # Q outputs of one row
         return
     sch.unroll(first)
-    lanes = next((width for width in (_EPILOGUE_LANES, 8, 4) if rows % width == 0), 0)
+    widths = (_EPILOGUE_LANES,) if masks else (_EPILOGUE_LANES, 8, 4)
+    lanes = next((width for width in widths if rows % width == 0), 0)
     if lanes:
         sch.vectorize(sch.split(second, [row_tiles * read.rows // lanes, lanes])[1])
     # else a vector would hold padding rows: LLVM makes masked code of the guarded loop, TVM would make scalar code
