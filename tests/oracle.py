@@ -7,23 +7,30 @@ import numpy as np
 
 def dense(
     x: np.ndarray,
-    centroids: np.ndarray,
+    centroids: np.ndarray | None,
     table: np.ndarray,
     table_scale: np.ndarray,
     bias: np.ndarray | None = None,
     inv_scale: np.ndarray | None = None,
     score_bias: np.ndarray | None = None,
     mult: np.ndarray | None = None,
+    split_dims: np.ndarray | None = None,
+    split_thresholds: np.ndarray | None = None,
     *,
+    subvector_len: int = 0,
     encode_dtype: str = "float32",
     encoder: str = "l2",
     input_signed: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """x [..., D] -> (y float32 [..., M], codes uint8 [..., C])."""
-    assert encoder == "l2"
     lead = x.shape[:-1]
     rows = np.asarray(x, np.float32).reshape(int(np.prod(lead)), x.shape[-1])
-    codes = _encode(rows, centroids, inv_scale, score_bias, encode_dtype, input_signed)
+    if encoder == "tree":
+        assert centroids is None and score_bias is None and split_dims is not None and split_thresholds is not None
+        codes = _descend(rows, split_dims, split_thresholds, subvector_len, inv_scale, encode_dtype, input_signed)
+    else:
+        assert encoder == "l2" and centroids is not None and split_dims is None and split_thresholds is None
+        codes = _encode(rows, centroids, inv_scale, score_bias, encode_dtype, input_signed)
     total = np.zeros((rows.shape[0], table.shape[2]), np.int64 if table.dtype == np.int8 else np.float64)
     for c in range(table.shape[0]):
         factor = 1 if mult is None else int(mult[c])
@@ -36,14 +43,17 @@ def dense(
 
 def conv2d(
     x: np.ndarray,
-    centroids: np.ndarray,
+    centroids: np.ndarray | None,
     table: np.ndarray,
     table_scale: np.ndarray,
     bias: np.ndarray | None = None,
     inv_scale: np.ndarray | None = None,
     score_bias: np.ndarray | None = None,
     mult: np.ndarray | None = None,
+    split_dims: np.ndarray | None = None,
+    split_thresholds: np.ndarray | None = None,
     *,
+    subvector_len: int = 0,
     kernel_shape: tuple[int, int],
     strides: tuple[int, int] = (1, 1),
     pads: tuple[int, int, int, int] = (0, 0, 0, 0),
@@ -57,8 +67,8 @@ def conv2d(
     assert group == 1
     patches = im2col(x, kernel_shape, strides, pads, dilations)
     y, codes = dense(
-        patches, centroids, table, table_scale, bias, inv_scale, score_bias, mult,
-        encode_dtype=encode_dtype, encoder=encoder, input_signed=input_signed,
+        patches, centroids, table, table_scale, bias, inv_scale, score_bias, mult, split_dims, split_thresholds,
+        subvector_len=subvector_len, encode_dtype=encode_dtype, encoder=encoder, input_signed=input_signed,
     )  # fmt: skip
     return np.ascontiguousarray(y.transpose(0, 3, 1, 2)), codes
 
@@ -108,4 +118,33 @@ def _encode(
             xq = np.clip(np.rint(sub * np.float32(inv_scale[c])), low, high).astype(np.int64)
             score = xq @ centroids[c].astype(np.int64).T + score_bias[c].astype(np.int64)
             codes[:, c] = (score >> 4).argmax(1)
+    return codes
+
+
+def _descend(
+    rows: np.ndarray,
+    split_dims: np.ndarray,
+    split_thresholds: np.ndarray,
+    length: int,
+    inv_scale: np.ndarray | None,
+    encode_dtype: str,
+    input_signed: bool,
+) -> np.ndarray:
+    num_codebooks, levels = split_dims.shape
+    assert split_dims.dtype == np.int32 and split_thresholds.dtype == np.float32
+    assert split_thresholds.shape == (num_codebooks, 2**levels - 1)
+    padded = np.zeros((rows.shape[0], num_codebooks * length), np.float32)
+    padded[:, : rows.shape[1]] = rows
+    codes = np.empty((rows.shape[0], num_codebooks), np.uint8)
+    for n in range(rows.shape[0]):
+        for c in range(num_codebooks):
+            node = 0
+            for level in range(levels):
+                value = padded[n, c * length + split_dims[c, level]]
+                if encode_dtype == "int8":
+                    assert inv_scale is not None
+                    low, high = (-128, 127) if input_signed else (0, 255)
+                    value = np.clip(np.rint(value * np.float32(inv_scale[c])), low, high)
+                node = 2 * node + (2 if value >= split_thresholds[c, node] else 1)
+            codes[n, c] = node - (2**levels - 1)
     return codes

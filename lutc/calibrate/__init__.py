@@ -70,6 +70,7 @@ def calibrate(
     VerifyError : the model cannot be run.
     """
     config, tell = config or LUTConfig(), progress or _log_progress
+    _check_encoder(config)
     start = time.perf_counter()
     prepared, source = _prepare(model)
     chosen, skipped = choose_layers(prepared, source, layers, keep_float)
@@ -120,6 +121,16 @@ def calibrate_file(
     )
     codebooks.save(output)
     return codebooks
+
+
+def _check_encoder(config: LUTConfig) -> None:
+    if config.encoder != "l2":
+        raise InputError(
+            "cannot calibrate this kind of codebook",
+            where="config",
+            reason=f"k-means finds centroids for closest-centroid search, not for encoder={config.encoder!r}",
+            fix='use encoder="l2"',
+        )
 
 
 class _Named:

@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, helper
 
 DOMAIN = "lutc"
 DOMAIN_VERSION = 1
-INPUTS = ("x", "centroids", "table", "table_scale", "bias", "inv_scale", "score_bias", "mult")
+L2_INPUTS = ("x", "centroids", "table", "table_scale", "bias", "inv_scale", "score_bias", "mult")
+"""Those of a closest-centroid search; trees have two more."""
+INPUTS = (*L2_INPUTS, "split_dims", "split_thresholds")
 COMMON_ATTRIBUTES = {
     "encode_dtype": AttributeProto.STRING,
     "encoder": AttributeProto.STRING,
     "input_signed": AttributeProto.INT,
 }
+TREE_ATTRIBUTES = {"subvector_len": AttributeProto.INT}
 CONV_ATTRIBUTES = {
     "kernel_shape": AttributeProto.INTS,
     "strides": AttributeProto.INTS,
@@ -37,6 +40,7 @@ class Variant:
     input_signed: bool
     has_bias: bool
     has_mult: bool
+    encoder: str = "l2"
 
     @classmethod
     def of_node(cls, node: NodeProto) -> Variant:
@@ -48,11 +52,12 @@ class Variant:
             input_signed=bool(attributes["input_signed"]),
             has_bias=bool(present.get("bias")),
             has_mult=bool(present.get("mult")),
+            encoder=attributes["encoder"].decode(),
         )
 
     @property
     def overload(self) -> str:
-        parts = [self.encode_dtype]
+        parts = ["tree"] * (self.encoder == "tree") + [self.encode_dtype]
         if self.encode_dtype == "int8":
             parts.append("signed" if self.input_signed else "unsigned")
         return "_".join(parts + ["bias"] * self.has_bias + ["mult"] * self.has_mult)
@@ -61,11 +66,12 @@ class Variant:
 class Body:
     """Collects the nodes of a function; every call returns the name of the value it makes."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "") -> None:
         self.nodes: list[NodeProto] = []
+        self._prefix = prefix
 
     def op(self, op_type: str, inputs: Sequence[str], output: str | None = None, **attributes: object) -> str:
-        name = output or f"{op_type.lower()}_{len(self.nodes)}"
+        name = output or f"{self._prefix}{op_type.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op_type, list(inputs), [name], **attributes))
         return name
 
@@ -84,6 +90,13 @@ class Body:
     def cast(self, value: str, dtype: int) -> str:
         return self.op("Cast", [value], to=dtype)
 
+    def attribute_int(self, name: str) -> str:
+        """The value int64 [1] of an integer attribute of the function itself."""
+        scalar = self.op("Constant", [])
+        reference = AttributeProto(name="value_int", ref_attr_name=name, type=AttributeProto.INT)
+        self.nodes[-1].attribute.append(reference)
+        return self.op("Unsqueeze", [scalar, self.ints(0)])
+
     def refer(self, node_index: int, *names: str) -> None:
         """Give a node the attributes of the function itself."""
         for name in names:
@@ -94,22 +107,24 @@ class Body:
 def make_function(variant: Variant, opset: int) -> FunctionProto:
     """The function of one variant for a model of this opset (18 or newer)."""
     body = Body()
+    is_tree = variant.encoder == "tree"
+    attributes = COMMON_ATTRIBUTES | (TREE_ATTRIBUTES if is_tree else {})
     if variant.op_type == "LUTConv2d":
         _conv2d(body, variant)
-        attributes = {**COMMON_ATTRIBUTES, **CONV_ATTRIBUTES}
+        attributes = attributes | CONV_ATTRIBUTES
     else:
         _dense(body, variant)
-        attributes = COMMON_ATTRIBUTES
+    search = "a walk down hash trees" if is_tree else "closest-centroid search"
     return helper.make_function(
         DOMAIN,
         variant.op_type,
-        list(INPUTS),
+        list(INPUTS if is_tree else L2_INPUTS),
         ["y"],
         body.nodes,
         [helper.make_opsetid("", opset)],
         list(attributes),
         overload=variant.overload,
-        doc_string=f"{variant.op_type} version {DOMAIN_VERSION}: closest-centroid search, then a table read and a sum.",
+        doc_string=f"{variant.op_type} version {DOMAIN_VERSION}: {search}, then a table read and a sum.",
     )
 
 
@@ -117,14 +132,14 @@ def _dense(body: Body, variant: Variant) -> None:
     rows = body.op("Reshape", ["x", body.concat(body.ints(-1), body.op("Shape", ["x"], start=-1))])
     # end=-1 leaves the last axis out
     lead = body.op("Shape", ["x"], end=-1)
-    y = _lookup(body, variant, _encode(body, variant, _subvectors(body, rows)))
+    y = _lookup(body, variant, _codes(body, variant, rows))
     body.op("Reshape", [y, body.concat(lead, body.dim("table", 2))], "y")
 
 
 def _conv2d(body: Body, variant: Variant) -> None:
     batch = body.dim("x", 0)
     rows, out_size = _patches(body, batch)
-    y = _lookup(body, variant, _encode(body, variant, _subvectors(body, rows)))
+    y = _lookup(body, variant, _codes(body, variant, rows))
     spatial = body.op("Reshape", [y, body.concat(batch, out_size, body.dim("table", 2))])
     body.op("Transpose", [spatial], "y", perm=[0, 3, 1, 2])
 
@@ -150,9 +165,16 @@ def _patches(body: Body, batch: str) -> tuple[str, str]:
     return body.op("Reshape", [rows, body.concat(body.ints(-1), depth)]), out_size
 
 
-def _subvectors(body: Body, rows: str) -> str:
+def _codes(body: Body, variant: Variant, rows: str) -> str:
+    """rows [N, D] -> codes int64 [C, N]."""
+    if variant.encoder == "tree":
+        length = body.attribute_int("subvector_len")
+        return _descend(body, variant, _subvectors(body, rows, body.dim("split_dims", 0), length))
+    return _encode(body, variant, _subvectors(body, rows, body.dim("centroids", 0), body.dim("centroids", 2)))
+
+
+def _subvectors(body: Body, rows: str, codebooks: str, length: str) -> str:
     """rows [N, D] -> [C, N, V], the last subvector zero-padded."""
-    codebooks, length = body.dim("centroids", 0), body.dim("centroids", 2)
     missing = body.op("Sub", [body.op("Mul", [codebooks, length]), body.dim(rows, 1)])
     padded = body.op("Pad", [rows, body.concat(body.ints(0, 0, 0), missing)])
     split = body.op("Reshape", [padded, body.concat(body.ints(-1), codebooks, length)])
@@ -164,10 +186,7 @@ def _encode(body: Body, variant: Variant, subvectors: str) -> str:
     exact = body.cast("centroids", TensorProto.DOUBLE)
     transposed = body.op("Transpose", [exact], perm=[0, 2, 1])
     if variant.encode_dtype == "int8":
-        low, high = (-128.0, 127.0) if variant.input_signed else (0.0, 255.0)
-        scaled = body.op("Mul", [subvectors, body.op("Unsqueeze", ["inv_scale", body.ints(1, 2)])])
-        limits = [body.scalar(value, TensorProto.FLOAT) for value in (low, high)]
-        inputs = body.op("Clip", [body.op("Round", [scaled]), *limits])
+        inputs = _quantized(body, variant, subvectors)
         offset = body.cast("score_bias", TensorProto.DOUBLE)
     else:
         inputs = subvectors
@@ -179,6 +198,50 @@ def _encode(body: Body, variant: Variant, subvectors: str) -> str:
         # the arithmetic shift by 4 of the definition
         score = body.op("Floor", [body.op("Mul", [score, body.scalar(1 / 16, TensorProto.DOUBLE)])])
     return body.op("ArgMax", [score], axis=2, keepdims=0, select_last_index=0)
+
+
+def _quantized(body: Body, variant: Variant, values: str) -> str:
+    """float32 [C, N, ...] -> their 8-bit values, still float32."""
+    low, high = (-128.0, 127.0) if variant.input_signed else (0.0, 255.0)
+    scaled = body.op("Mul", [values, body.op("Unsqueeze", ["inv_scale", body.ints(1, 2)])])
+    limits = [body.scalar(value, TensorProto.FLOAT) for value in (low, high)]
+    return body.op("Clip", [body.op("Round", [scaled]), *limits])
+
+
+def _descend(body: Body, variant: Variant, subvectors: str) -> str:
+    """[C, N, V] -> codes int64 [C, N]: one comparison a level; node i has the children 2i + 1 and 2i + 2."""
+    dims = body.op("Unsqueeze", [body.cast("split_dims", TensorProto.INT64), body.ints(1)])
+    shape = body.concat(body.op("Shape", [subvectors], end=2), body.dim("split_dims", 1))
+    values = body.op("GatherElements", [subvectors, body.op("Expand", [dims, shape])], axis=2)
+    if variant.encode_dtype == "int8":
+        values = _quantized(body, variant, values)
+    by_level = body.op("Transpose", [values], perm=[2, 0, 1])
+    root = body.op("ConstantOfShape", [body.op("Shape", [subvectors], end=2)], value=_int64("value", 0))
+    levels = body.op("Squeeze", [body.dim("split_dims", 1)])
+    leaf = body.op("Loop", [levels, "", root], body=_level(by_level))
+    return body.op("Sub", [leaf, body.dim("split_thresholds", 1)])
+
+
+def _level(by_level: str) -> GraphProto:
+    """The body of the loop over levels; `by_level` [L, C, N] and the thresholds are taken from outside."""
+    body = Body("level_")
+    value = body.op("Gather", [by_level, "level"], axis=0)
+    threshold = body.op("GatherElements", ["split_thresholds", "node"], axis=1)
+    right = body.cast(body.op("GreaterOrEqual", [value, threshold]), TensorProto.INT64)
+    left_child = body.op("Add", [body.op("Mul", ["node", body.scalar(2, TensorProto.INT64)]), body.ints(1)])
+    body.op("Add", [left_child, right], "next")
+    body.op("Identity", ["go_on"], "still")
+    inputs = [("level", TensorProto.INT64, []), ("go_on", TensorProto.BOOL, []), ("node", TensorProto.INT64, None)]
+    outputs = [("still", TensorProto.BOOL, []), ("next", TensorProto.INT64, None)]
+    return helper.make_graph(
+        body.nodes,
+        "level",
+        *([helper.make_tensor_value_info(*value) for value in values] for values in (inputs, outputs)),
+    )
+
+
+def _int64(name: str, value: int) -> TensorProto:
+    return helper.make_tensor(name, TensorProto.INT64, [1], [value])
 
 
 def _lookup(body: Body, variant: Variant, codes: str) -> str:

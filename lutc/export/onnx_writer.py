@@ -23,6 +23,8 @@ from lutc.export.onnx_functions import (
     DOMAIN,
     DOMAIN_VERSION,
     INPUTS,
+    L2_INPUTS,
+    TREE_ATTRIBUTES,
     Variant,
     make_function,
 )
@@ -35,6 +37,7 @@ from lutc.export.onnx_levels import (
 )
 
 OPSET = 18
+_NEEDED = ("x", "codes", "table", "table_scale", "thresholds", "levels")
 _WEIGHTED = ("Conv", "Gemm", "MatMul", "BatchNormalization")
 _LAYER_CLASSES = (".Linear", ".Conv1d", ".Conv2d", ".FrozenQuantizedLinear", ".FrozenQuantizedConv2d")
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -78,27 +81,31 @@ def layer_metadata(configs: dict[str, dict[str, object]]) -> str:
 
 
 def _translations() -> dict[Callable, Callable]:
-    dense = _operator("LUTDense", INPUTS, COMMON_ATTRIBUTES)
-    conv2d = _operator("LUTConv2d", INPUTS, COMMON_ATTRIBUTES | CONV_ATTRIBUTES)
+    dense = _operator("LUTDense", INPUTS, COMMON_ATTRIBUTES | TREE_ATTRIBUTES)
+    conv2d = _operator("LUTConv2d", INPUTS, COMMON_ATTRIBUTES | TREE_ATTRIBUTES | CONV_ATTRIBUTES)
     quantize = _operator("LUTQuantize", QUANTIZE_INPUTS, QUANTIZE_ATTRIBUTES)
     palette = _operator("LUTPalette", PALETTE_INPUTS, {})
 
     def lut_dense(
-        x, centroids, table, table_scale, bias, inv_scale, score_bias, mult, encode_dtype, encoder, input_signed, layer
+        x, centroids, table, table_scale, bias, inv_scale, score_bias, mult, encode_dtype, encoder, input_signed, layer,
+        split_dims=None, split_thresholds=None, subvector_len=0,
     ):  # fmt: skip
         return dense(
-            x, centroids, table, table_scale, bias, inv_scale, score_bias, mult,
+            x, centroids, table, table_scale, bias, inv_scale, score_bias, mult, split_dims, split_thresholds,
             encode_dtype=encode_dtype, encoder=encoder, input_signed=int(input_signed), layer=layer,
+            subvector_len=subvector_len,
         )  # fmt: skip
 
     def lut_conv2d(
         x, centroids, table, table_scale, bias, inv_scale, score_bias, mult,
         kernel_shape, strides, pads, dilations, encode_dtype, encoder, input_signed, layer,
+        split_dims=None, split_thresholds=None, subvector_len=0,
     ):  # fmt: skip
         return conv2d(
-            x, centroids, table, table_scale, bias, inv_scale, score_bias, mult,
+            x, centroids, table, table_scale, bias, inv_scale, score_bias, mult, split_dims, split_thresholds,
             kernel_shape=kernel_shape, strides=strides, pads=pads, dilations=dilations, group=1,
             encode_dtype=encode_dtype, encoder=encoder, input_signed=int(input_signed), layer=layer,
+            subvector_len=subvector_len,
         )  # fmt: skip
 
     def lut_quantize(x, thresholds, levels, axis, layer):
@@ -121,7 +128,7 @@ def _operator(name: str, arguments: Sequence[str], attributes: dict[str, int]) -
     tensors = ["tensor(float)", "tensor(int8)", "tensor(int32)", "tensor(uint8)"]
     option = OpSchema.FormalParameterOption
     inputs = [
-        OpSchema.FormalParameter(key, f"T{i}", param_option=option.Single if i < 4 else option.Optional)
+        OpSchema.FormalParameter(key, f"T{i}", param_option=option.Single if key in _NEEDED else option.Optional)
         for i, key in enumerate(arguments)
     ]
     kinds = {**attributes, "layer": onnx.AttributeProto.STRING}
@@ -174,6 +181,8 @@ def _add_functions(proto: onnx.ModelProto) -> None:
     for node in proto.graph.node:
         if node.domain == DOMAIN:
             is_levels = node.op_type in ("LUTQuantize", "LUTPalette")
+            if not is_levels:
+                _drop_unused(node)
             variant = LevelsVariant.of_node(node, shapes) if is_levels else Variant.of_node(node)
             node.overload = variant.overload
             variants[variant] = None
@@ -187,6 +196,14 @@ def _add_functions(proto: onnx.ModelProto) -> None:
         proto.functions.append(make(variant, opset))
     if all(o.domain != DOMAIN for o in proto.opset_import):
         proto.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+
+
+def _drop_unused(node: onnx.NodeProto) -> None:
+    """A closest-centroid search has none of what belongs to trees."""
+    attributes = {a.name: a for a in node.attribute}
+    if attributes["encoder"].s == b"l2":
+        node.attribute.remove(attributes["subvector_len"])
+        del node.input[len(L2_INPUTS) :]
 
 
 def _strip(proto: onnx.ModelProto) -> None:

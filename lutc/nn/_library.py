@@ -40,6 +40,46 @@ def quantize_input(subvectors: Tensor, inv_scale: Tensor, input_signed: bool) ->
     return (subvectors * inv_scale[:, None, None]).round().clamp(low, high)
 
 
+def descend(
+    subvectors: Tensor,
+    split_dims: Tensor,
+    split_thresholds: Tensor,
+    inv_scale: Optional[Tensor],  # noqa: UP045
+    input_signed: bool,
+) -> Tensor:
+    """Hash trees: subvectors [C, N, V], split_dims int [C, L], split_thresholds [C, 2^L - 1] -> codes int64 [C, N].
+
+    Node i has the children 2i + 1 (value < threshold, or not a number) and 2i + 2 (value >= threshold).
+    """
+    values = subvectors.gather(2, split_dims.long()[:, None, :].expand(-1, subvectors.shape[1], -1))
+    if inv_scale is not None:
+        values = quantize_input(values, inv_scale, input_signed)
+    node = torch.zeros_like(values[..., 0], dtype=torch.int64)
+    for level in range(split_dims.shape[1]):
+        node = 2 * node + 1 + (values[..., level] >= split_thresholds.gather(1, node))
+    return node - split_thresholds.shape[1]
+
+
+def _codes(
+    rows: Tensor,
+    centroids: Optional[Tensor],  # noqa: UP045
+    inv_scale: Optional[Tensor],  # noqa: UP045
+    score_bias: Optional[Tensor],  # noqa: UP045
+    split_dims: Optional[Tensor],  # noqa: UP045
+    split_thresholds: Optional[Tensor],  # noqa: UP045
+    subvector_len: int,
+    input_signed: bool,
+) -> Tensor:
+    """Rows [N, D] -> codes int64 [C, N] of the encoder whose constants are given."""
+    if centroids is not None:
+        subvectors = split_subvectors(rows, centroids.shape[0], centroids.shape[2])
+        return encode(subvectors, centroids, inv_scale, score_bias, input_signed)
+    if split_dims is None or split_thresholds is None or subvector_len < 1:
+        raise ValueError("a layer needs centroids, or split_dims, split_thresholds and subvector_len")
+    subvectors = split_subvectors(rows, split_dims.shape[0], subvector_len)
+    return descend(subvectors, split_dims, split_thresholds, inv_scale, input_signed)
+
+
 def lookup_accumulate(
     codes: Tensor,
     table: Tensor,
@@ -62,7 +102,7 @@ def lookup_accumulate(
 @torch.library.custom_op("lutc::lut_dense", mutates_args=())
 def lut_dense(
     x: Tensor,
-    centroids: Tensor,
+    centroids: Optional[Tensor],  # noqa: UP045
     table: Tensor,
     table_scale: Tensor,
     bias: Optional[Tensor],  # noqa: UP045
@@ -73,18 +113,21 @@ def lut_dense(
     encoder: str,
     input_signed: bool,
     layer: str,
+    split_dims: Optional[Tensor] = None,  # noqa: UP045
+    split_thresholds: Optional[Tensor] = None,  # noqa: UP045
+    subvector_len: int = 0,
 ) -> Tensor:
     """x float32 [..., D] -> float32 [..., M]; see docs/ops/LUTDense_v1.md."""
     rows = x.reshape(-1, x.shape[-1])
-    subvectors = split_subvectors(rows, centroids.shape[0], centroids.shape[2])
-    codes = encode(subvectors, centroids, inv_scale, score_bias, input_signed)
+    codes = _codes(rows, centroids, inv_scale, score_bias, split_dims, split_thresholds, subvector_len, input_signed)
     y = lookup_accumulate(codes, table, table_scale, bias, mult)
     return y.reshape(*x.shape[:-1], table.shape[2])
 
 
 @lut_dense.register_fake
 def _(
-    x, centroids, table, table_scale, bias, inv_scale, score_bias, mult, encode_dtype, encoder, input_signed, layer
+    x, centroids, table, table_scale, bias, inv_scale, score_bias, mult, encode_dtype, encoder, input_signed, layer,
+    split_dims=None, split_thresholds=None, subvector_len=0,
 ):  # fmt: skip
     return x.new_empty((*x.shape[:-1], table.shape[2]))
 
@@ -92,7 +135,7 @@ def _(
 @torch.library.custom_op("lutc::lut_conv2d", mutates_args=())
 def lut_conv2d(
     x: Tensor,
-    centroids: Tensor,
+    centroids: Optional[Tensor],  # noqa: UP045
     table: Tensor,
     table_scale: Tensor,
     bias: Optional[Tensor],  # noqa: UP045
@@ -107,11 +150,13 @@ def lut_conv2d(
     encoder: str,
     input_signed: bool,
     layer: str,
+    split_dims: Optional[Tensor] = None,  # noqa: UP045
+    split_thresholds: Optional[Tensor] = None,  # noqa: UP045
+    subvector_len: int = 0,
 ) -> Tensor:
     """x float32 [B, Cin, H, W] -> float32 [B, M, OH, OW]; see docs/ops/LUTConv2d_v1.md."""
     rows, size = extract_patches(x, kernel_shape, strides, pads, dilations)
-    subvectors = split_subvectors(rows, centroids.shape[0], centroids.shape[2])
-    codes = encode(subvectors, centroids, inv_scale, score_bias, input_signed)
+    codes = _codes(rows, centroids, inv_scale, score_bias, split_dims, split_thresholds, subvector_len, input_signed)
     y = lookup_accumulate(codes, table, table_scale, bias, mult)
     return y.reshape(x.shape[0], *size, table.shape[2]).permute(0, 3, 1, 2).contiguous()
 
@@ -120,6 +165,7 @@ def lut_conv2d(
 def _(
     x, centroids, table, table_scale, bias, inv_scale, score_bias, mult,
     kernel_shape, strides, pads, dilations, encode_dtype, encoder, input_signed, layer,
+    split_dims=None, split_thresholds=None, subvector_len=0,
 ):  # fmt: skip
     size = conv_output_size(x.shape[2:], kernel_shape, strides, pads, dilations)
     return x.new_empty((x.shape[0], table.shape[2], *size))

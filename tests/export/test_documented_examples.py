@@ -27,6 +27,16 @@ def test_lut_dense():
     tensors = [torch.from_numpy(a) for a in (x, *arrays.values())]
     assert torch.ops.lutc.lut_dense(*tensors, None, None, None, "float32", "l2", True, "").tolist() == [[7.5]]
 
+    trees = {
+        "split_dims": np.array([[1], [0]], np.int32),
+        "split_thresholds": f32([[0], [5.5]]),
+        "subvector_len": 2,
+        "encoder": "tree",
+    }
+    y, codes = oracle.dense(x, **arrays | {"centroids": None}, **trees)
+    assert codes.tolist() == [[1, 0]]
+    assert y.tolist() == [[12.5]]
+
 
 def test_lut_conv2d():
     x = f32([[[[1, 2], [3, 4]]]])

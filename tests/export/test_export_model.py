@@ -14,6 +14,7 @@ from lutc.config import LUTConfig
 from lutc.errors import LutcError
 from lutc.export import export_model
 from lutc.nn import quantize_
+from tests.nn.trees import tree_net
 
 
 class Net(nn.Module):
@@ -192,3 +193,20 @@ def test_failed_export_leaves_the_old_file(tmp_path):
         export_model(converted(), torch.randn(1, 3, 9, 8), path)  # wrong number of channels
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["net.onnx"]
+
+
+@pytest.mark.parametrize("encode_dtype", ["int8", "float32"])
+def test_trees(tmp_path: Path, encode_dtype: str) -> None:
+    """ONNX Runtime and a loaded .pt2 give what the module gives; the nodes say what they are."""
+    net, x = tree_net(encode_dtype), torch.randn(2, 4, 9, 8)
+    expected = net(x)
+    path = export_model(net, x, tmp_path / "trees.onnx")
+    np.testing.assert_allclose(run(path, x), expected.numpy(), rtol=1e-6, atol=1e-6)
+    nodes = {node.name: node for node in onnx.load(path).graph.node if node.domain == "lutc"}
+    assert [nodes[name].input[1] for name in ("conv", "fc")] == ["", ""]
+    assert nodes["fc"].input[8] == "fc.split_dims" and nodes["fc"].overload == f"tree_{encode_dtype}" + (
+        "_signed_bias" if encode_dtype == "int8" else "_bias"
+    )
+    assert {a.name: a.i for a in nodes["conv"].attribute}["subvector_len"] == 9
+    program = torch.export.load(export_model(net, x, tmp_path / "trees.pt2"))
+    assert torch.equal(program.module()(x), expected)

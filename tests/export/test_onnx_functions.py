@@ -34,6 +34,8 @@ def layer_arrays(rng, codebooks, centroids, length, outputs, *, integer, table_d
 def run(op_type, x, arrays, out_rank, **attributes):
     """One node in a model, run by ONNX Runtime."""
     inputs = ["x", *(name if name in arrays else "" for name in INPUTS[1:])]
+    while not inputs[-1]:
+        inputs.pop()
     node = helper.make_node(op_type, inputs, ["y"], name="layer", domain=DOMAIN, **attributes)
     variant = Variant.of_node(node)
     node.overload = variant.overload
@@ -53,8 +55,21 @@ def run(op_type, x, arrays, out_rank, **attributes):
     return session.run(None, {"x": x})[0]
 
 
-def encoding(integer: bool, signed: bool) -> dict[str, object]:
-    return {"encode_dtype": "int8" if integer else "float32", "encoder": "l2", "input_signed": signed}
+def tree_arrays(rng, codebooks, levels, length, outputs, *, integer, **options):
+    """Constants of hash trees: thresholds inside, outside and at the ends of the range of inputs, some not a number."""
+    arrays = layer_arrays(rng, codebooks, 2**levels, length, outputs, integer=integer, **options)
+    del arrays["centroids"]
+    arrays.pop("score_bias", None)
+    arrays["split_dims"] = rng.integers(0, length, (codebooks, levels)).astype(np.int32)
+    thresholds = rng.normal(size=(codebooks, 2**levels - 1)).astype(np.float32)
+    thresholds = np.rint(thresholds * 60) if integer else thresholds
+    odd = rng.choice([np.nan, np.inf, -np.inf, 0, -128, 128, 255, 256], thresholds.shape)
+    arrays["split_thresholds"] = np.where(rng.random(thresholds.shape) < 0.2, odd, thresholds).astype(np.float32)
+    return arrays
+
+
+def encoding(integer: bool, signed: bool, encoder: str = "l2") -> dict[str, object]:
+    return {"encode_dtype": "int8" if integer else "float32", "encoder": encoder, "input_signed": signed}
 
 
 @pytest.mark.parametrize(("integer", "signed"), [(True, True), (True, False), (False, True)])
@@ -92,6 +107,39 @@ def test_conv2d(integer, signed, size, kernel, strides, pads, dilations, length)
     geometry = {"kernel_shape": kernel, "strides": strides, "pads": pads, "dilations": dilations, "group": 1}
     attributes = encoding(integer, signed)
     expected = oracle.conv2d(x, **arrays, **geometry, **attributes)[0]
+    np.testing.assert_array_equal(run("LUTConv2d", x, arrays, 4, **geometry, **attributes), expected)
+
+
+@pytest.mark.parametrize(("integer", "signed"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("shape", "length", "levels", "outputs", "options"),
+    [
+        ((1, 5), 5, 4, 1, {"bias": False}),
+        ((3, 17), 4, 1, 5, {"mult": True}),
+        ((17, 6), 1, 3, 3, {}),
+        ((2, 3, 33), 16, 6, 2, {"bias": False, "mult": True}),
+        ((7,), 4, 8, 3, {}),
+    ],
+)
+def test_dense_trees(integer, signed, shape, length, levels, outputs, options):
+    rng = np.random.default_rng(4)
+    arrays = tree_arrays(rng, -(-shape[-1] // length), levels, length, outputs, integer=integer, **options)
+    x = rng.normal(size=shape).astype(np.float32) * 2
+    x.flat[:3] = np.nan, np.inf, -np.inf
+    attributes = encoding(integer, signed, "tree") | {"subvector_len": length}
+    expected = oracle.dense(x, centroids=None, **arrays, **attributes)[0]
+    np.testing.assert_array_equal(run("LUTDense", x, arrays, len(shape), **attributes), expected)
+
+
+@pytest.mark.parametrize(("integer", "signed"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("length", [9, 4, 18])
+def test_conv2d_trees(integer, signed, length):
+    rng = np.random.default_rng(5)
+    arrays = tree_arrays(rng, -(-5 * 9 // length), 4, length, 4, integer=integer)
+    x = rng.normal(size=(3, 5, 7, 6)).astype(np.float32) * 2
+    geometry = {"kernel_shape": (3, 3), "strides": (2, 1), "pads": (1, 0, 1, 2), "dilations": (1, 2), "group": 1}
+    attributes = encoding(integer, signed, "tree") | {"subvector_len": length}
+    expected = oracle.conv2d(x, centroids=None, **arrays, **geometry, **attributes)[0]
     np.testing.assert_array_equal(run("LUTConv2d", x, arrays, 4, **geometry, **attributes), expected)
 
 
