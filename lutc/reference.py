@@ -13,22 +13,22 @@ def codes(layer: LUTLayer, x: np.ndarray) -> np.ndarray:
     """Codes uint8 of a layer's input: [..., C] of x [..., D], or [B, OH, OW, C] of x [B, Cin, H, W] for a conv.
 
     With encode_dtype="float32" the closest centroid in float64; with "int8" the definition's integers, where
-    xq = clip(round_half_even(x * inv_scale)) is float32 arithmetic. The lowest index wins ties.
+    xq = clip(round_half_even(x * inv_scale)) is float32 arithmetic. The lowest index wins ties. Trees compare with the
+    same x or xq.
     """
     rows, lead = layer_rows(layer, x)
+    search = _descend if layer.encoder == "tree" else _search
     found = np.empty(rows.shape[:2], np.uint8)
     for c in range(rows.shape[1]):
         for start in range(0, len(rows), _chunk(layer)):
             part = slice(start, start + _chunk(layer))
-            found[part, c] = _search(layer, c, rows[part, c])
+            found[part, c] = search(layer, c, rows[part, c])
     return found.reshape(*lead, -1)
 
 
 def layer_rows(layer: LUTLayer, x: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
     """(subvectors float32 [N, C, V], the last one zero-padded, and the leading shape that N flattens)."""
-    centroids = layer.constants["centroids"]
-    assert centroids is not None
-    count, _, length = centroids.shape
+    count, _, length = layer.shape
     rows = _patches(layer, x) if layer.geometry else np.asarray(x, np.float32)
     flat = rows.reshape(-1, rows.shape[-1])
     padded = np.zeros((len(flat), count * length), np.float32)
@@ -48,16 +48,34 @@ def _search(layer: LUTLayer, c: int, rows: np.ndarray) -> np.ndarray:
     assert centroids is not None
     if inv_scale is None or score_bias is None:
         return ((rows[:, None, :].astype(np.float64) - centroids[c].astype(np.float64)) ** 2).sum(-1).argmin(-1)
-    low, high = (-128, 127) if layer.input_signed else (0, 255)
-    xq = np.nan_to_num(np.clip(np.rint(rows * inv_scale[c]), low, high)).astype(np.int32)
+    xq = np.nan_to_num(_quantized(layer, c, rows)).astype(np.int32)
     score = xq @ centroids[c].astype(np.int32).T + score_bias[c]
     return (score >> 4).argmax(-1)
 
 
+def _descend(layer: LUTLayer, c: int, rows: np.ndarray) -> np.ndarray:
+    dims, thresholds = layer.constants.get("split_dims"), layer.constants.get("split_thresholds")
+    assert dims is not None and thresholds is not None
+    values = rows[:, dims[c]]
+    if layer.encode_dtype == "int8":
+        values = _quantized(layer, c, values)
+    node = np.zeros(len(rows), np.int64)
+    for level in range(dims.shape[1]):
+        node = 2 * node + np.where(values[:, level] >= thresholds[c, node], 2, 1)
+    return node - thresholds.shape[1]
+
+
+def _quantized(layer: LUTLayer, c: int, values: np.ndarray) -> np.ndarray:
+    """8-bit values of inputs of codebook c, still float32."""
+    inv_scale = layer.constants.get("inv_scale")
+    assert inv_scale is not None
+    low, high = (-128, 127) if layer.input_signed else (0, 255)
+    return np.clip(np.rint(values * inv_scale[c]), low, high)
+
+
 def _chunk(layer: LUTLayer) -> int:
-    centroids = layer.constants["centroids"]
-    assert centroids is not None
-    return max(_BLOCK // (centroids.shape[1] * centroids.shape[2]), 1)
+    _, num_centroids, length = layer.shape
+    return max(_BLOCK // (num_centroids * length), 1)
 
 
 def _patches(layer: LUTLayer, x: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A compiled closest-centroid search by itself, with the kernel the pipeline chooses, to look at a layer's codes."""
+"""A compiled encode by itself, with the kernel the pipeline chooses, to look at a layer's codes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ Geometry = Mapping[str, tuple[int, ...]]
 
 
 def build_encode(
-    x_shape: tuple[int, ...], centroids: np.ndarray, inv_scale: np.ndarray | None = None,
-    score_bias: np.ndarray | None = None, *, target: Mapping, geometry: Geometry | None = None,
-    table_dtype: str = "int8", **search,
+    x_shape: tuple[int, ...], centroids: np.ndarray | None, inv_scale: np.ndarray | None = None,
+    score_bias: np.ndarray | None = None, split_dims: np.ndarray | None = None,
+    split_thresholds: np.ndarray | None = None,
+    *, target: Mapping, geometry: Geometry | None = None, table_dtype: str = "int8", **search,
 ) -> EncodeKernel:  # fmt: skip
     """The search of a layer whose input has this shape, for any target.
 
@@ -31,10 +32,14 @@ def build_encode(
     ----------
     geometry : kernel_shape, strides, pads, dilations of a conv; None for a dense layer.
     table_dtype : of the layer's table, on which the choice of the kernel depends.
-    search : encoder, encode_dtype, input_signed of the layer.
+    search : encoder, encode_dtype, input_signed of the layer, and subvector_len of trees.
     """
-    packed = _packed_encode(x_shape, [centroids, inv_scale, score_bias], target, geometry, table_dtype, search)
-    return EncodeKernel(build(packed.mod, target).executable, packed, len(centroids), bool(geometry))
+    constants = {
+        "centroids": centroids, "inv_scale": inv_scale, "score_bias": score_bias, "split_dims": split_dims,
+        "split_thresholds": split_thresholds,
+    }  # fmt: skip
+    packed = _packed_encode(x_shape, constants, target, geometry, table_dtype, search)
+    return EncodeKernel(build(packed.mod, target).executable, packed, bool(geometry))
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,6 @@ class EncodeKernel:
 
     executable: relax.VMExecutable
     _packed: _Packed
-    _num_codebooks: int
     _is_conv: bool
 
     def rows(self, x: np.ndarray) -> np.ndarray:
@@ -53,7 +57,7 @@ class EncodeKernel:
     def codes(self, result: np.ndarray) -> np.ndarray:
         """Codes uint8, [..., C] (dense) or [B, C, OH, OW] (conv), of the kernel's result."""
         if self._packed.layout != "rowwise":
-            result = _unpack(result, self._packed.layout, self._packed.positions, self._num_codebooks)  # [B, N, C]
+            result = _unpack(result, self._packed.layout, self._packed.positions, self._packed.num_codebooks)  # [B, N, C]
             result = result.transpose(0, 2, 1) if self._is_conv else result
         return np.ascontiguousarray(result).reshape(self._packed.result_shape)
 
@@ -67,26 +71,30 @@ class _Packed:
     shape: tuple[int, ...]
     result_shape: tuple[int, ...]
     positions: int
+    num_codebooks: int
 
 
 def _packed_encode(x_shape, constants, target, geometry, table_dtype: str, search: dict) -> _Packed:
     """Builds the layer around the search with an empty table of one output, and cuts off what follows the search."""
-    c, k, _ = constants[0].shape
-    centroids, inv_scale, score_bias = (None if a is None else relax.const(np.ascontiguousarray(a)) for a in constants)
+    if constants["centroids"] is None:
+        c, k = len(constants["split_thresholds"]), constants["split_thresholds"].shape[1] + 1
+    else:
+        c, k, _ = constants["centroids"].shape
+    given = {n: None if a is None else relax.const(np.ascontiguousarray(a)) for n, a in constants.items()}
     table, scale = relax.const(np.zeros((c, k, 1), table_dtype)), relax.const(np.ones(1, np.float32))
     shape = tuple(x_shape) if geometry else (int(np.prod(x_shape[:-1])), x_shape[-1])
     bb, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType(list(shape), "float32"))
     layer = lut.conv2d if geometry else lut.dense
     with bb.function("main", [x]):
         with bb.dataflow():
-            y = layer(x, centroids, table, scale, None, inv_scale, score_bias, **(geometry or {}), **search)
+            y = layer(x, table=table, table_scale=scale, **given, **(geometry or {}), **search)
             y = bb.emit_output(y)
         bb.emit_func_output(y)
     packed = t.PackLUTConstants(Target(dict(target)))(t.DecomposeLUT()(bb.get()))
     mod, layout = _cut_behind_encode(packed["main"])
     out = int_tuple(y.ty.shape)
     logical = (out[0], c, *out[2:]) if geometry else (*x_shape[:-1], c)
-    return _Packed(mod, layout, shape, logical, int(np.prod(out[2:])) if geometry else shape[0])
+    return _Packed(mod, layout, shape, logical, int(np.prod(out[2:])) if geometry else shape[0], c)
 
 
 def _cut_behind_encode(main: relax.Function) -> tuple[tvm.IRModule, str]:

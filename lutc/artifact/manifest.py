@@ -32,6 +32,7 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     kind : "lut", "integer" (quantized inputs and weights), or "float" with the `reason` it stayed so.
     kernel : intrinsic or library kernel that computes it.
     num_centroids, subvector_len, num_codebooks, outputs : K, V, C, M; K = V = C = 0 for other layers.
+    encoder, encode_dtype : "" for other layers.
     table_bytes : bytes of the packed tables, or of the stored weights of an integer layer.
     input_levels, weight_levels, weight_bits : of an integer layer: values that inputs and weights (in an output channel,
         if not in all) may have, and bits a stored weight takes.
@@ -51,6 +52,7 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     subvector_len: int = 0
     num_codebooks: int = 0
     outputs: int = 0
+    encoder: str = ""
     encode_dtype: str = ""
     table_dtype: str = ""
     table_bytes: int = 0

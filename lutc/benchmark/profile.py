@@ -41,6 +41,7 @@ class ProfileRow:
     encode_bound_share, read_bound_share : the least time of the part by the cost model over its time.
     rows : N, positions that the layer computes.
     calls : kernel calls.
+    encoder : "l2" or "tree", of a layer of tables.
     """
 
     name: str
@@ -56,6 +57,7 @@ class ProfileRow:
     kernel: str = ""
     rows: int | None = None
     calls: int = 0
+    encoder: str | None = None
 
 
 @dataclass
@@ -78,6 +80,7 @@ class ProfileReport(Report):
             Column("epilogue_us", "epilogue us", 1),
             Column("encode_percent", "encode % of bound", 0),
             Column("read_percent", "read % of bound", 0),
+            *([Column("encoder", "encoder")] if any(row.encoder == "tree" for row in self.rows) else []),
             Column("kernel", "kernel"),
         ]
 
@@ -152,13 +155,14 @@ def _ghz() -> float | None:
 
 def _rows(kernels: Sequence[tuple[str, float]], layers: Sequence[LayerRow]) -> list[ProfileRow]:
     names = _Names([layer.name for layer in layers if layer.kind == "lut"])
-    kinds = {layer.name: layer.kernel for layer in layers}
+    known = {layer.name: layer for layer in layers}
     rows: dict[tuple[str, str], ProfileRow] = {}
     total = sum(us for _, us in kernels)
     for symbol, us in kernels:
         match = _SYMBOL.fullmatch(symbol)
         kind, name = ("lut", names.layer(match[2])) if match else ("float", symbol)
-        row = rows.setdefault((kind, name), ProfileRow(name, kind, kernel=kinds.get(name, "")))
+        kernel, encoder = (known[name].kernel, known[name].encoder or None) if name in known else ("", None)
+        row = rows.setdefault((kind, name), ProfileRow(name, kind, encoder=encoder, kernel=kernel))
         if match:
             part = f"{PARTS[match[1]]}_us"
             setattr(row, part, (getattr(row, part) or 0.0) + us)

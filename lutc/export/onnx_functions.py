@@ -46,10 +46,11 @@ class Variant:
     def of_node(cls, node: NodeProto) -> Variant:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         present = dict(zip(INPUTS, node.input, strict=False))
+        encode_dtype = attributes["encode_dtype"].decode()
         return cls(
             op_type=node.op_type,
-            encode_dtype=attributes["encode_dtype"].decode(),
-            input_signed=bool(attributes["input_signed"]),
+            encode_dtype=encode_dtype,
+            input_signed=bool(attributes["input_signed"]) or encode_dtype == "float32",  # which knows no difference
             has_bias=bool(present.get("bias")),
             has_mult=bool(present.get("mult")),
             encoder=attributes["encoder"].decode(),

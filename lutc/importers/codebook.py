@@ -8,6 +8,7 @@ import numpy as np
 
 from lutc.config import ENCODE_DTYPES, ENCODERS, TABLE_DTYPES
 from lutc.errors import ModelImportError
+from lutc.importers.trees import tree_problem
 
 SCORE_BIAS_LIMIT = 2**28
 _SMALLEST_RANGE = 1e-30  # below this a reciprocal overflows float32; such a channel is as good as dead
@@ -23,9 +24,11 @@ class Codebook:
     centroids : float32 [C, K, V], K in 2..256.
     inv_scale : float32 [C], positive, only with encode_dtype="int8": the factor that maps an input onto 8 bits.
     encode_dtype : "int8" or "float32".
-    encoder : "l2".
+    encoder : "l2", or "tree": codes are found by hash trees, and a centroid is what a leaf stands for in the table.
     table_dtype : "int8" or "float32".
     input_signed : whether inputs can be negative (8-bit range -128..127) or not (0..255).
+    split_dims, split_thresholds : int32 [C, L] and float32 [C, K - 1], K = 2^L, of trees only: the element of the
+        subvector that each level looks at, and what it is compared with at each node (in units of the input).
 
     Raises
     ------
@@ -39,9 +42,16 @@ class Codebook:
     encoder: str = "l2"
     table_dtype: str = "int8"
     input_signed: bool = True
+    split_dims: np.ndarray | None = None
+    split_thresholds: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        problem = _option_problem(self) or _centroid_problem(self.centroids) or _inv_scale_problem(self)
+        problem = (
+            _option_problem(self)
+            or _centroid_problem(self.centroids)
+            or _inv_scale_problem(self)
+            or _tree_problem(self)
+        )
         if problem is not None:
             reason, fix = problem
             raise ModelImportError(
@@ -78,6 +88,21 @@ class Codebook:
         bounded = np.clip(bias, -SCORE_BIAS_LIMIT, SCORE_BIAS_LIMIT)
         return integers.astype(np.int8), self.inv_scale, bounded.astype(np.int32)
 
+    def tree_form(self) -> tuple[np.ndarray, np.ndarray]:
+        """What a walk reads: (split_dims, split_thresholds), the latter in 8-bit steps for int8 encode.
+
+        Those are the least whole numbers not below t * inv_scale; of all, they split rounded inputs closest to t.
+        """
+        if self.split_dims is None or self.split_thresholds is None:
+            raise ValueError(f'codebook "{self.name}" has encoder={self.encoder!r}: it has no trees')
+        if self.inv_scale is None:
+            return self.split_dims, self.split_thresholds
+        low, high = (-128, 127) if self.input_signed else (0, 255)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = np.ceil(self.split_thresholds.astype(np.float64) * self.inv_scale.astype(np.float64)[:, None])
+        reached = np.clip(np.nan_to_num(scaled, nan=high + 1, posinf=high + 1, neginf=low), low, high + 1)
+        return self.split_dims, reached.astype(np.float32)
+
 
 def inverse_scale(low: np.ndarray, high: np.ndarray, signed: bool) -> np.ndarray:
     """Range of each codebook's inputs, [C] and [C] -> the factor float32 [C] that maps it onto 8 bits (1.0 if dead)."""
@@ -111,6 +136,15 @@ def _centroid_problem(centroids: np.ndarray) -> tuple[str, str] | None:
         )
     if not np.isfinite(centroids).all():
         return "its centroids hold NaN or infinity", "look for NaN in the data or the training they came from"
+    return None
+
+
+def _tree_problem(codebook: Codebook) -> tuple[str, str] | None:
+    trees = (codebook.split_dims, codebook.split_thresholds)
+    if codebook.encoder == "tree":
+        return tree_problem(*trees, *codebook.centroids.shape)
+    if any(array is not None for array in trees):
+        return f"it has trees with encoder {codebook.encoder!r}", 'drop split_dims and split_thresholds, or set "tree"'
     return None
 
 

@@ -1,7 +1,8 @@
 """Codebook files (.safetensors): the codebooks of many layers under their names.
 
-Per layer NAME: tensors "NAME.centroids" float32 [C, K, V] and, for int8 encode, "NAME.inv_scale" float32 [C]. The
-metadata holds "format", "format_version" and "config", a JSON object {NAME: {encode_dtype, encoder, ...}}.
+Per layer NAME: tensors "NAME.centroids" float32 [C, K, V] and, for int8 encode, "NAME.inv_scale" float32 [C]; for
+trees also "NAME.split_dims" int32 [C, L] and "NAME.split_thresholds" float32 [C, K - 1]. The metadata holds "format",
+"format_version" and "config", a JSON object {NAME: {encode_dtype, encoder, ...}}.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ __all__ = ["FORMAT", "FORMAT_VERSION", "Codebook", "Codebooks"]
 
 FORMAT = "lutc-codebooks"
 FORMAT_VERSION = 1
+_PARTS = ("centroids", "inv_scale", "split_dims", "split_thresholds")
 _OPTIONS = {"encode_dtype": str, "encoder": str, "table_dtype": str, "input_signed": bool}
 
 
@@ -96,9 +98,10 @@ class Codebooks(Mapping[str, Codebook]):
     def _to_bytes(self) -> bytes:
         tensors: dict[str, np.ndarray] = {}
         for name, codebook in self.items():
-            tensors[f"{name}.centroids"] = np.ascontiguousarray(codebook.centroids)
-            if codebook.inv_scale is not None:
-                tensors[f"{name}.inv_scale"] = np.ascontiguousarray(codebook.inv_scale)
+            for part in _PARTS:
+                value = getattr(codebook, part)
+                if value is not None:
+                    tensors[f"{name}.{part}"] = np.ascontiguousarray(value)
         config = {name: {option: getattr(codebook, option) for option in _OPTIONS} for name, codebook in self.items()}
         metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "config": json.dumps(config)}
         return _with_metadata(safetensors.numpy.save(tensors), metadata)
@@ -167,7 +170,7 @@ def _check_options(name: str, options: dict[str, object]) -> None:
 
 def _check_tensor_names(tensors: Mapping[str, np.ndarray], config: Iterable[str], where: str) -> None:
     layers = list(config)
-    allowed = {f"{name}.{part}" for name in layers for part in ("centroids", "inv_scale")}
+    allowed = {f"{name}.{part}" for name in layers for part in _PARTS}
     stray = sorted(set(tensors) - allowed)
     missing = sorted({f"{name}.centroids" for name in layers} - set(tensors))
     if stray or missing:
@@ -182,4 +185,5 @@ def _check_tensor_names(tensors: Mapping[str, np.ndarray], config: Iterable[str]
 
 
 def _codebook(name: str, options: Mapping[str, object], tensors: Mapping[str, np.ndarray]) -> Codebook:
-    return Codebook(name, tensors[f"{name}.centroids"], tensors.get(f"{name}.inv_scale"), **options)
+    centroids, *others = (tensors.get(f"{name}.{part}") for part in _PARTS)
+    return Codebook(name, centroids, **dict(zip(_PARTS[1:], others, strict=True)), **options)

@@ -10,8 +10,11 @@ import numpy as np
 
 from lutc.config import ENCODE_DTYPES, ENCODERS
 from lutc.errors import ModelImportError
+from lutc.importers.trees import tree_problem
 
-ARGUMENTS = ("centroids", "table", "table_scale", "bias", "inv_scale", "score_bias", "mult")
+ARGUMENTS = (
+    "centroids", "table", "table_scale", "bias", "inv_scale", "score_bias", "mult", "split_dims", "split_thresholds"
+)  # fmt: skip
 Problem = tuple[str, str]  # reason, fix
 _EXPORT_AGAIN = "export the model again with lutc.export_model"
 
@@ -21,8 +24,9 @@ class LUTLayer:
     """A LUTDense (geometry is empty) or LUTConv2d node: its constants under their names and its attributes.
 
     constants: centroids [C, K, V] float32 or int8, table [C, K, M] int8 or float32, table_scale [M] float32, and bias
-    [M] float32, inv_scale [C] float32, score_bias [C, K] int32, mult [C] uint8 or None each. geometry: kernel_shape,
-    strides, pads (top, left, bottom, right) and dilations, for a conv.
+    [M] float32, inv_scale [C] float32, score_bias [C, K] int32, mult [C] uint8 or None each. Trees have split_dims
+    [C, L] int32 and split_thresholds [C, K - 1] float32 in place of centroids and score_bias, and a subvector_len.
+    geometry: kernel_shape, strides, pads (top, left, bottom, right) and dilations, for a conv.
     """
 
     name: str
@@ -31,6 +35,15 @@ class LUTLayer:
     encoder: str = "l2"
     input_signed: bool = True
     geometry: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    subvector_len: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, K, V)."""
+        if self.encoder == "tree":
+            return (*self._array("table").shape[:2], self.subvector_len)
+        count, centers, length = self._array("centroids").shape
+        return count, centers, length
 
     def problem(self) -> Problem | None:
         """The first thing wrong with the layer by itself, as (reason, fix), or None."""
@@ -38,8 +51,7 @@ class LUTLayer:
 
     def input_problem(self, shape: Sequence[int]) -> Problem | None:
         """What is wrong with feeding the layer a float32 tensor of this shape, or None."""
-        centroids = self._array("centroids")
-        num_codebooks, _, subvector_len = centroids.shape
+        num_codebooks, _, subvector_len = self.shape
         if self.geometry:
             if len(shape) != 4:
                 return (
@@ -55,7 +67,8 @@ class LUTLayer:
         if -(-length // subvector_len) != num_codebooks:
             return (
                 f"its input gives {length} values a row ({text}), "
-                f"its centroids cover {num_codebooks} codebooks x {subvector_len}",
+                f"its {'trees' if self.encoder == 'tree' else 'centroids'} cover {num_codebooks} codebooks x "
+                f"{subvector_len}",
                 "give the shape the model was trained for, or " + _EXPORT_AGAIN,
             )
         return None
@@ -66,6 +79,7 @@ class LUTLayer:
             "encoder": self.encoder,
             "encode_dtype": self.encode_dtype,
             "input_signed": self.input_signed,
+            "subvector_len": self.subvector_len,
             "layer": self.name,
             **self.geometry,
         }
@@ -95,15 +109,21 @@ class LUTLayer:
         return None
 
     def _shape_problem(self) -> Problem | None:
-        for name in ("centroids", "table", "table_scale"):
+        trees = self.encoder == "tree"
+        if trees and self.constants.get("centroids") is not None:
+            return "its centroids are given with encoder 'tree'", "a tree has split_dims and split_thresholds instead"
+        for name in ("table", "table_scale") if trees else ("centroids", "table", "table_scale"):
             if self.constants.get(name) is None:
                 return f"its {name} is missing", _EXPORT_AGAIN
-        centroids, table = self._array("centroids"), self._array("table")
+        table = self._array("table")
+        centroids = table if trees else self._array("centroids")
         if centroids.ndim != 3 or table.ndim != 3 or 0 in centroids.shape or 0 in table.shape:
             return (
-                f"centroids have shape {list(centroids.shape)} and the table {list(table.shape)}",
-                "both have three axes, none empty: [C, K, V] and [C, K, M]",
-            )
+                f"the table has shape {list(table.shape)}" if trees
+                else f"centroids have shape {list(centroids.shape)} and the table {list(table.shape)}",
+                "it has three axes, none empty: [C, K, M]" if trees
+                else "both have three axes, none empty: [C, K, V] and [C, K, M]",
+            )  # fmt: skip
         count, centers, outputs = table.shape
         if not 2 <= centers <= 256:
             return f"it has {centers} centroids a codebook; codes are 8 bits wide", "use 2 to 256 centroids"
@@ -125,13 +145,25 @@ class LUTLayer:
                     f"with a table {list(table.shape)} and encode_dtype {self.encode_dtype!r}",
                     _EXPORT_AGAIN,
                 )
-        return self._presence_problem(integer)
+        return self._presence_problem(integer) or self._tree_problem(count, centers)
 
     def _presence_problem(self, integer: bool) -> Problem | None:
-        for name in ("inv_scale", "score_bias"):
-            if (self.constants.get(name) is not None) != integer:
-                state = "is missing" if integer else "is given"
-                return f"its {name} {state} with encode_dtype {self.encode_dtype!r}", _EXPORT_AGAIN
+        trees = self.encoder == "tree"
+        for name, needed in (("inv_scale", integer), ("score_bias", integer and not trees)):
+            if (self.constants.get(name) is not None) != needed:
+                state = "is missing" if needed else "is given"
+                encoder = f" and encoder {self.encoder!r}" if trees else ""
+                return f"its {name} {state} with encode_dtype {self.encode_dtype!r}{encoder}", _EXPORT_AGAIN
+        return None
+
+    def _tree_problem(self, count: int, centers: int) -> Problem | None:
+        constants = self.constants
+        if self.encoder == "tree":
+            dims, thresholds = constants.get("split_dims"), constants.get("split_thresholds")
+            return tree_problem(dims, thresholds, count, centers, self.subvector_len)
+        given = [name for name in ("split_dims", "split_thresholds") if constants.get(name) is not None]
+        if given:
+            return f"its {given[0]} is given with encoder {self.encoder!r}", "set encoder to 'tree', or drop it"
         return None
 
     def _value_problem(self) -> Problem | None:

@@ -13,7 +13,7 @@ from lutc.importers.onnx_domains import LUTC_DOMAIN
 from lutc.importers.onnx_graph import all_nodes, constants, describe
 
 _LAYERS = ("LUTDense", "LUTConv2d")
-_COMMON = {"encode_dtype": "float32", "encoder": "l2", "input_signed": 1}
+_COMMON = {"encode_dtype": "float32", "encoder": "l2", "input_signed": 1, "subvector_len": 0}
 _GEOMETRY = {"kernel_shape": None, "strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "group": 1}
 
 
@@ -55,6 +55,7 @@ def _read(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) -> tuple[
         encoder=_text(values["encoder"]),
         input_signed=bool(values["input_signed"]),
         geometry=geometry,
+        subvector_len=int(values["subvector_len"]) if isinstance(values["subvector_len"], int) else 0,
     )
     return layer, problem
 

@@ -91,6 +91,7 @@ def _convert_lut(
         encoder=values["encoder"],
         input_signed=values["input_signed"],
         geometry={name: tuple(values[name]) for name in _GEOMETRY if name in values},
+        subvector_len=values["subvector_len"],
     )
     x = importer.env[values["x"]]
     problem = layer.problem() or layer.input_problem(static_shape(x) or ())

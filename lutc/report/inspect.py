@@ -26,6 +26,7 @@ _TITLES = {
     "num_codebooks": "C",
     "inputs": "inputs",
     "outputs": "outputs",
+    "encoder": "encoder",
     "encode_dtype": "encode",
     "table_dtype": "table",
     "input_levels": "input levels",
@@ -46,7 +47,7 @@ class InspectReport(Report):
     """Rows: one a dense or conv layer; `bytes` is that of its tables, weights or centroids.
 
     A row holds those of name, op, kind ("lut", "integer" or "float"), num_centroids (K), subvector_len (V), num_codebooks
-    (C), inputs, outputs, encode_dtype, table_dtype, bytes, kernel, schedule and reason that its file tells; where the
+    (C), inputs, outputs, encoder, encode_dtype, table_dtype, bytes, kernel, schedule and reason that its file tells; where the
     table was narrowed for the target table_bits and table_error, and of an integer layer input_levels, weight_levels,
     weight_bits and level_error (see `lutc.artifact.manifest.LayerRow`).
     """
@@ -57,7 +58,8 @@ class InspectReport(Report):
     kind: ClassVar[str] = "inspect"
 
     def columns(self) -> Sequence[Column]:
-        return [Column(key, title) for key, title in _TITLES.items()]
+        same = all(row.get("encoder") in (None, "l2") for row in self.rows)
+        return [Column(key, title) for key, title in _TITLES.items() if not (same and key == "encoder")]
 
     def facts(self) -> Mapping[str, Any]:
         return self.details
@@ -145,6 +147,7 @@ def _inspect_codebooks(path: Path) -> InspectReport:
             "num_centroids": codebook.num_centroids,
             "subvector_len": codebook.subvector_len,
             "num_codebooks": codebook.num_codebooks,
+            "encoder": codebook.encoder,
             "encode_dtype": codebook.encode_dtype,
             "table_dtype": codebook.table_dtype,
             "bytes": codebook.centroids.nbytes,

@@ -53,19 +53,23 @@ def list_layers(model: onnx.ModelProto) -> list[Row]:
 
 
 def _lut_row(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) -> Row | None:
-    centroids, table = (known.get(name) for name in (*node.input[1:3], "", "")[:2])
-    if centroids is None or table is None or len(centroids.dims) != 3 or len(table.dims) != 3:
-        return None  # compiling it says what is wrong
     attributes = _attributes(node)
-    num_codebooks, num_centroids, subvector_len = centroids.dims
+    centroids, table = (known.get(name) for name in (*node.input[1:3], "", "")[:2])
+    if table is None or len(table.dims) != 3:
+        return None  # compiling it says what is wrong
+    encoder = attributes.get("encoder", b"l2").decode()
+    if encoder == "l2" and (centroids is None or len(centroids.dims) != 3):
+        return None
+    num_codebooks, num_centroids, outputs = table.dims
     table_dtype = onnx.helper.tensor_dtype_to_np_dtype(table.data_type)
     return {
         "op": f"conv2d {_by(attributes.get('kernel_shape', []))}" if node.op_type == "LUTConv2d" else "dense",
         "kind": "lut",
         "num_centroids": num_centroids,
-        "subvector_len": subvector_len,
+        "subvector_len": centroids.dims[2] if centroids is not None else attributes.get("subvector_len"),
         "num_codebooks": num_codebooks,
-        "outputs": table.dims[2],
+        "outputs": outputs,
+        "encoder": encoder,
         "encode_dtype": attributes.get("encode_dtype", b"float32").decode(),
         "table_dtype": str(table_dtype),
         "bytes": math.prod(table.dims) * table_dtype.itemsize,

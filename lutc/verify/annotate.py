@@ -69,14 +69,21 @@ def _lut_nodes(
     weight = numpy_helper.to_array(known[node.input[1]])
     table, scale = table_of(codebook.centroids, _rows(node.op_type, weight, attributes), codebook.table_dtype)
     values = {"centroids": codebook.centroids, "table": table, "table_scale": scale}
-    if codebook.encode_dtype == "int8":
+    options: dict[str, object] = {"encode_dtype": codebook.encode_dtype, "encoder": codebook.encoder}
+    if codebook.encoder == "tree":
+        options["subvector_len"] = codebook.subvector_len
+        del values["centroids"]
+        values["split_dims"], values["split_thresholds"] = codebook.tree_form()
+        values |= {} if codebook.inv_scale is None else {"inv_scale": codebook.inv_scale}
+    elif codebook.encode_dtype == "int8":
         values["centroids"], values["inv_scale"], values["score_bias"] = codebook.integer_form()
     for name, value in values.items():
         graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), f"{node.name}.{name}"))
     has_bias = len(node.input) > 2 and node.input[2] != ""
     result = f"{node.name}.sum" if has_bias else node.output[0]
     inputs = [node.input[0], *(f"{node.name}.{name}" if name in values else "" for name in ARGUMENTS)]
-    options = {"encode_dtype": codebook.encode_dtype, "encoder": codebook.encoder}
+    while not inputs[-1]:
+        inputs.pop()
     lut = helper.make_node(
         "LUTConv2d" if node.op_type == "Conv" else "LUTDense", inputs, [result], name=node.name, domain=LUTC_DOMAIN,
         input_signed=int(codebook.input_signed), **options, **_geometry(node.op_type, weight, attributes),

@@ -52,13 +52,17 @@ def _kernel(layer: LUTLayer, shape: tuple[int, ...], target: TargetInfo) -> Enco
     assert table is not None
     return build_encode(
         shape,
-        *(layer.constants[name] for name in ("centroids", "inv_scale", "score_bias")),
+        *(
+            layer.constants.get(name)
+            for name in ("centroids", "inv_scale", "score_bias", "split_dims", "split_thresholds")
+        ),
         target=llvm_target(target.triple, target.cpu, target.attrs, target.core),
         geometry=layer.geometry or None,
         table_dtype=table.dtype.name,
         encoder=layer.encoder,
         encode_dtype=layer.encode_dtype,
         input_signed=layer.input_signed,
+        subvector_len=layer.subvector_len,
     )
 
 
@@ -90,15 +94,15 @@ def compare_codes(layer: LUTLayer, inputs: Sequence[np.ndarray], make: MakeEncod
         near = int(_near_ties(layer, x, got, expected, different).sum()) if different.any() else 0
         compared, near_ties = compared + expected.size, near_ties + near
         flips += int(different.sum()) - near
-    return VerifyRow(layer.name, "codes", compared, flips == 0, flips=flips, near_ties=near_ties)
+    return VerifyRow(layer.name, "codes", compared, flips == 0, flips=flips, near_ties=near_ties, encoder=layer.encoder)
 
 
 def _near_ties(
     layer: LUTLayer, x: np.ndarray, got: np.ndarray, expected: np.ndarray, different: np.ndarray
 ) -> np.ndarray:
     """Of the codes that differ, which ones are as near as the expected ones, to one part in 10^5 of the terms."""
-    if layer.encode_dtype != "float32":
-        return np.zeros(int(different.sum()), bool)  # integers have no rounding
+    if layer.encode_dtype != "float32" or layer.encoder == "tree":
+        return np.zeros(int(different.sum()), bool)  # neither integers nor comparisons are rounded
     rows, _ = reference.layer_rows(layer, x)
     count = rows.shape[1]
     at, codebook = np.nonzero(different.reshape(-1, count))

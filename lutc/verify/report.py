@@ -16,6 +16,7 @@ class VerifyRow:
     Parameters
     ----------
     kind : "output" or "codes".
+    encoder : "l2" or "tree" (codes only).
     compared : values, or codes, compared.
     max_abs_error, max_rel_error : largest difference, and that over the output's largest magnitude (outputs only).
     tolerance : largest allowed max_rel_error.
@@ -35,6 +36,7 @@ class VerifyRow:
     apart_allowed: int | None = None
     flips: int | None = None
     near_ties: int | None = None
+    encoder: str | None = None
 
 
 @dataclass
@@ -61,9 +63,11 @@ class VerifyReport(Report):
         return all(row.passed for row in self.rows)
 
     def columns(self) -> Sequence[Column]:
+        trees = any(row.encoder == "tree" for row in self.rows)
         return (
             Column("name", "name"),
             Column("kind", "compared"),
+            *([Column("encoder", "encoder")] if trees else []),
             Column("compared", "values"),
             Column("max_abs_error", "max error"),
             Column("max_rel_error", "relative"),

@@ -108,5 +108,5 @@ def test_rows_of_an_annotated_model() -> None:
     (row,) = json.loads(inspect("annotated.onnx").to_json())["rows"]
     assert row == {
         "name": "head", "op": "dense", "kind": "lut", "num_centroids": 16, "subvector_len": 4, "num_codebooks": 2,
-        "outputs": 5, "encode_dtype": "float32", "table_dtype": "int8", "bytes": 160,
+        "outputs": 5, "encoder": "l2", "encode_dtype": "float32", "table_dtype": "int8", "bytes": 160,
     }  # fmt: skip

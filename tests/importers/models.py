@@ -50,9 +50,23 @@ def lut_tensors(
     return tensors
 
 
+def tree_tensors(
+    rng: np.random.Generator, c: int, k: int, v: int, m: int, *, encode_dtype: str = "int8"
+) -> dict[str, np.ndarray]:
+    """The same for hash trees."""
+    tensors = lut_tensors(rng, c, k, v, m, encode_dtype=encode_dtype)
+    tensors = {name: value for name, value in tensors.items() if name not in ("centroids", "score_bias")}
+    thresholds = rng.standard_normal((c, k - 1))
+    tensors["split_dims"] = rng.integers(0, v, (c, k.bit_length() - 1)).astype(np.int32)
+    tensors["split_thresholds"] = (np.rint(thresholds * 40) if encode_dtype == "int8" else thresholds).astype("float32")
+    return tensors
+
+
 def lut_node(name: str, x: str, y: str, tensors: dict[str, np.ndarray], **attributes: Any) -> onnx.NodeProto:
     """A LUTDense node, or LUTConv2d when kernel_shape is given; the constants are called NAME.argument."""
-    order = ("centroids", "table", "table_scale", "bias", "inv_scale", "score_bias", "mult")
+    order = (
+        "centroids", "table", "table_scale", "bias", "inv_scale", "score_bias", "mult", "split_dims", "split_thresholds"
+    )  # fmt: skip
     inputs = [x] + [f"{name}.{key}" if key in tensors else "" for key in order]
     while inputs[-1] == "":
         inputs.pop()

@@ -102,7 +102,8 @@ def test_nan_centroids() -> None:
 @pytest.mark.parametrize(
     "attributes, told",
     [
-        ({"encoder": "tree"}, "encoder is 'tree'"),
+        ({"encoder": "hash"}, "encoder is 'hash'"),
+        ({"encoder": "tree"}, "centroids are given with encoder 'tree'"),
         ({"encode_dtype": "int4"}, "encode_dtype is 'int4'"),
         ({"encode_dtype": "float32"}, "encode_dtype 'float32'"),
         ({"turbo": 1}, "unknown attribute turbo"),

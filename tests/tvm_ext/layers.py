@@ -14,12 +14,16 @@ from tests import oracle
 from tvm_ext import op
 from tvm_ext.compute.narrow import narrow_table
 
+_SEARCH = ("centroids", "inv_scale", "score_bias", "split_dims", "split_thresholds")
+
 
 @dataclass(frozen=True)
 class Layer:
     """One layer. `x` is the input's shape; `kernel` makes it a convolution.
 
     search : "u8", "s8" (int8 search of unsigned or signed inputs) or "f32".
+    tree : by hash trees instead of centroids; some thresholds are beyond all inputs, at the ends of their range, or
+        not a number.
     table : "int8", "extreme" (int8, only +-127), "identity" (column c is the code of codebook c) or "float32".
     affine : random scales and a bias; else scale 1 and no bias, so that int8 sums come out as exact integers.
     coarse : inputs quantize to few levels and centroids repeat, so that many scores tie.
@@ -33,6 +37,7 @@ class Layer:
     length: int = 4
     centroids: int = 16
     search: str = "u8"
+    tree: bool = False
     table: str = "int8"
     mult: bool = False
     affine: bool = False
@@ -77,16 +82,18 @@ class Layer:
         rng = self.rng()
         c, k, v, m = self.num_codebooks, self.centroids, self.length, self.outputs
         values: dict[str, np.ndarray] = {}
-        if self.search == "f32":
+        if self.tree:
+            values |= self._trees(rng)
+        elif self.search == "f32":
             values["centroids"] = rng.standard_normal((c, k, v)).astype("float32")
         else:
             values["centroids"] = rng.integers(-127, 128, (c, k, v)).astype("int8")
             values["inv_scale"] = rng.uniform(0.5, 2, c).astype("float32") * np.float32(1 if self.coarse else 60)
             values["score_bias"] = rng.integers(-30000, 30000, (c, k)).astype("int32")
-        if self.coarse:
+        if self.coarse and not self.tree:
             values["centroids"] //= 32
             values["score_bias"] //= 2000
-        if self.dead:
+        if self.dead and not self.tree:
             values["centroids"][0] = 0
             if "score_bias" in values:
                 values["score_bias"][0] = 0
@@ -96,6 +103,21 @@ class Layer:
             values["bias"] = rng.standard_normal(m).astype("float32")
         if self.mult:
             values["mult"] = rng.integers(1, 128, c).astype("uint8")
+        return values
+
+    def _trees(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        c, k = self.num_codebooks, self.centroids
+        thresholds, values = rng.standard_normal((c, k - 1)), {}
+        odd = [np.nan, np.inf, -np.inf, -1000, 1000, 0]
+        if self.search != "f32":
+            values["inv_scale"] = rng.uniform(0.5, 2, c).astype("float32") * np.float32(1 if self.coarse else 60)
+            low, high = (0, 255) if self.search == "u8" else (-128, 127)
+            thresholds = np.rint(thresholds * values["inv_scale"][:, None])
+            odd += [low, low + 1, high, high + 1]
+        thresholds = np.abs(thresholds) if self.search == "u8" else thresholds
+        strange = rng.random(thresholds.shape) < 0.2
+        values["split_thresholds"] = np.where(strange, rng.choice(odd, thresholds.shape), thresholds).astype("float32")
+        values["split_dims"] = rng.integers(0, self.length, (c, k.bit_length() - 1)).astype("int32")
         return values
 
     def _table(self, rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
@@ -116,6 +138,8 @@ class Layer:
             "encode_dtype": "float32" if self.search == "f32" else "int8",
             "input_signed": self.search != "u8",
         }
+        if self.tree:
+            attrs |= {"encoder": "tree", "subvector_len": self.length}
         if self.kernel:
             attrs |= {
                 "kernel_shape": self.kernel, "strides": self.strides, "pads": self.pads, "dilations": self.dilations
@@ -125,19 +149,20 @@ class Layer:
     def expression(self, x: relax.Expr, residual: relax.Expr | None) -> relax.Expr:
         """The layer with its epilogue, in ordinary Relax ops behind the lut op."""
         make = op.conv2d if self.kernel else op.dense
-        y = make(x, **{k: relax.const(v) for k, v in self.constants().items()}, **self.attributes(), layer=self.name)
+        constants = {"centroids": None} | {k: relax.const(v) for k, v in self.constants().items()}
+        y = make(x, **constants, **self.attributes(), layer=self.name)
         y = y if residual is None else relax.op.add(y, residual)
         return relax.op.nn.relu(y) if self.relu else y
 
     def encode(self, x: relax.Expr) -> relax.Expr:
         """The logical codes alone."""
-        consts = {k: v for k, v in self.constants().items() if k in ("centroids", "inv_scale", "score_bias")}
-        return op.encode(x, **{k: relax.const(v) for k, v in consts.items()}, **self.attributes(), layer=self.name)
+        consts = {k: relax.const(v) for k, v in self.constants().items() if k in _SEARCH}
+        return op.encode(x, **{"centroids": None} | consts, **self.attributes(), layer=self.name)
 
     def reference(self, x: np.ndarray | None = None, table_bits: int = 8) -> tuple[np.ndarray, np.ndarray]:
         """(y without residual and relu, codes [..., C]) of the oracle, with a table narrowed to `table_bits`."""
         run = oracle.conv2d if self.kernel else oracle.dense
-        values = self.constants()
+        values = {"centroids": None} | self.constants()
         if table_bits < 8:
             values["table"], values["table_scale"] = narrow_table(
                 values["table"], values["table_scale"], 1 << (8 - table_bits)
@@ -191,7 +216,7 @@ def check(layer: Layer, got: np.ndarray, table_bits: int = 8) -> None:
     if layer.relu:
         y = np.maximum(y, 0)
     keep = np.ones(y.shape, bool)
-    if layer.search == "f32":
+    if layer.search == "f32" and not layer.tree:
         ties = layer.near_ties().any(-1)  # a position whose codes are in doubt
         assert ties.mean() < 0.02
         keep = np.broadcast_to(~ties[:, None] if layer.kernel else ~ties[..., None], y.shape)
@@ -205,6 +230,6 @@ def check(layer: Layer, got: np.ndarray, table_bits: int = 8) -> None:
 def check_codes(layer: Layer, got: np.ndarray) -> None:
     """`got` are the logical codes, as the op lays them out."""
     _, codes = layer.reference()
-    keep = ~layer.near_ties() if layer.search == "f32" else np.ones(codes.shape, bool)
+    keep = ~layer.near_ties() if layer.search == "f32" and not layer.tree else np.ones(codes.shape, bool)
     got = np.moveaxis(got, 1, -1) if layer.kernel else got
     np.testing.assert_array_equal(got[keep], codes[keep], err_msg=layer.name)

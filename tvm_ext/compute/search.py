@@ -13,11 +13,15 @@ _ROUND_BITS = 0x4B400000
 
 @dataclass(frozen=True)
 class Search:
-    """How codes are found: `encode_dtype` "int8" or "float32", `input_signed` for int8, `zero_point` added to xq."""
+    """How codes are found: `encode_dtype` "int8" or "float32", `input_signed` for int8, `zero_point` added to xq.
+
+    encoder : "l2" (closest centroid) or "tree".
+    """
 
     encode_dtype: str
     input_signed: bool
     zero_point: int = 0
+    encoder: str = "l2"
 
     @property
     def bounds(self) -> tuple[float, float]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tvm import relax
 
 from tvm_ext.compute.patches import Patches
 from tvm_ext.compute.search import Search
-from tvm_ext.op._register import check, dtype_of, int_tuple, present, static_shape
+from tvm_ext.op._register import check, dtype_of, int_tuple, optional, present, static_shape
 
-ENCODERS = ("l2",)
+ENCODERS = ("l2", "tree")
 ENCODE_DTYPES = ("float32", "int8")
 
 
@@ -49,34 +51,53 @@ def search_of(op: str, attrs, zero_point: int = 0) -> Search:
     encoder, encode_dtype = str(attrs["encoder"]), str(attrs["encode_dtype"])
     check(encoder in ENCODERS, op, f"encoder must be one of {ENCODERS}, got {encoder!r}")
     check(encode_dtype in ENCODE_DTYPES, op, f"encode_dtype must be one of {ENCODE_DTYPES}, got {encode_dtype!r}")
-    return Search(encode_dtype, bool(int(attrs["input_signed"])), zero_point)
+    return Search(encode_dtype, bool(int(attrs["input_signed"])), zero_point, encoder)
 
 
 def check_codebooks(
-    op: str, patches: Patches, search: Search, centroids, inv_scale, score_bias
+    op: str, patches: Patches, search: Search, centroids, inv_scale, score_bias, trees: Sequence = (), length: int = 0
 ) -> tuple[int, int, int]:
-    """(C, K, V) after checking shapes and dtypes of a logical codebook against D; raises ValueError."""
-    shape = static_shape(centroids, op, "centroids")
-    check(len(shape) == 3, op, f"centroids must be [C, K, V], got shape {list(shape)}")
-    c, k, v = shape
-    check(1 <= k <= 256, op, f"num_centroids must be in 1..256, got {k}")
+    """(C, K, V) after checking shapes and dtypes of a logical codebook against D; raises ValueError.
+
+    trees : split_dims and split_thresholds, of subvectors of `length` elements, in place of centroids.
+    """
+    integer, is_tree = search.encode_dtype == "int8", search.encoder == "tree"
+    check(len(trees) == 2 * is_tree, op, f"{search.encoder} takes {2 * is_tree} tensors of trees, got {len(trees)}")
+    c, k, v = _check_trees(op, *trees, length) if is_tree else _check_centroids(op, centroids, integer)
     check(v >= 1, op, f"subvector_len must be at least 1, got {v}")
     check(c == -(-patches.depth // v), op,
           f"{c} codebooks of subvector_len {v} do not cover a row of {patches.depth} elements "
           f"(needs {-(-patches.depth // v)})")  # fmt: skip
-    integer = search.encode_dtype == "int8"
+    for name, expr, want_shape, want, needed in (
+        ("inv_scale", inv_scale, (c,), "float32", integer),
+        ("score_bias", score_bias, (c, k), "int32", integer and not is_tree),
+    ):
+        state = "is needed" if needed else "must be absent"
+        check(present(expr) == needed, op, f"{name} {state} with {search.encode_dtype} encode by {search.encoder}")
+        if needed:
+            check_tensor(op, name, expr, want_shape, want)
+    check(present(centroids) != is_tree, op, "centroids are in place of trees")
+    return c, k, v
+
+
+def _check_centroids(op: str, centroids, integer: bool) -> tuple[int, int, int]:
+    check(present(centroids), op, "centroids are needed")
+    shape = static_shape(centroids, op, "centroids")
+    check(len(shape) == 3, op, f"centroids must be [C, K, V], got shape {list(shape)}")
+    check(1 <= shape[1] <= 256, op, f"num_centroids must be in 1..256, got {shape[1]}")
     wanted = "int8" if integer else "float32"
     check(dtype_of(centroids) == wanted, op, f"centroids must be {wanted}, got {dtype_of(centroids)}")
-    for name, expr, want_shape, want in (
-        ("inv_scale", inv_scale, (c,), "float32"),
-        ("score_bias", score_bias, (c, k), "int32"),
-    ):
-        check(
-            present(expr) == integer, op, f"{name} {'is needed' if integer else 'must be absent'} with {wanted} encode"
-        )
-        if integer:
-            check_tensor(op, name, expr, want_shape, want)
-    return c, k, v
+    return shape[0], shape[1], shape[2]
+
+
+def _check_trees(op: str, split_dims, split_thresholds, length: int) -> tuple[int, int, int]:
+    shape = static_shape(split_dims, op, "split_dims")
+    check(len(shape) == 2, op, f"split_dims must be [C, L], got shape {list(shape)}")
+    check(1 <= shape[1] <= 8, op, f"a tree must have 1 to 8 levels, got {shape[1]}")
+    k = 2 ** shape[1]
+    check_tensor(op, "split_dims", split_dims, shape, "int32")
+    check_tensor(op, "split_thresholds", split_thresholds, (shape[0], k - 1), "float32")
+    return shape[0], k, length
 
 
 def check_tensor(op: str, name: str, expr, shape: tuple[int, ...], dtype: str) -> None:
@@ -86,9 +107,25 @@ def check_tensor(op: str, name: str, expr, shape: tuple[int, ...], dtype: str) -
     check(dtype_of(expr) == dtype, op, f"{name} must be {dtype}, got {dtype_of(expr)}")
 
 
-def check_same_centroids(op: str, centroids, table) -> None:
+def check_same_centroids(op: str, num_centroids: int, table) -> None:
     """Raise ValueError unless the table has an entry for every centroid: a code is an index into both."""
-    k, shape = static_shape(centroids, op, "centroids")[1], static_shape(table, op, "table")
+    shape = static_shape(table, op, "table")
     check(
-        shape[1:2] == (k,), op, f"table must be [C, K, M] with K = {k} as the centroids have, got shape {list(shape)}"
+        shape[1:2] == (num_centroids,),
+        op,
+        f"table must be [C, K, M] with K = {num_centroids} as the codebooks have, got shape {list(shape)}",
     )
+
+
+def trees_of(split_dims: relax.Expr | None, split_thresholds: relax.Expr | None) -> list[relax.Expr]:
+    """The arguments that a call has behind those of a closest-centroid search."""
+    return [] if split_dims is None and split_thresholds is None else [optional(split_dims), optional(split_thresholds)]
+
+
+def codebook_shape(call: relax.Call) -> tuple[int, int, int]:
+    """(C, K, V) of a logical encode."""
+    if str(call.attrs["encoder"]) == "tree":
+        c, levels = (int(d) for d in call.args[5].ty.shape)
+        return c, 2**levels, int(call.attrs["subvector_len"])
+    c, k, v = (int(d) for d in call.args[1].ty.shape)
+    return c, k, v

@@ -13,7 +13,8 @@ from tvm_ext.compute.patches import Patches
 from tvm_ext.compute.search import Search
 from tvm_ext.compute.windows import Windows
 from tvm_ext.op._register import attributes, given, int_tuple, optional, present, register, static_shape
-from tvm_ext.op._search import check_codebooks, patches_of, search_of
+from tvm_ext.op._search import check_codebooks, patches_of, search_of, trees_of
+from tvm_ext.op._tree import legalize_tree
 from tvm_ext.tensor_intrin import Dot, get_isa
 from tvm_ext.tensor_intrin._lane_search import DEPTH
 
@@ -21,8 +22,9 @@ NAME = "lut.encode"
 
 
 def encode(
-    x: relax.Expr, centroids: relax.Expr, inv_scale: relax.Expr | None = None, score_bias: relax.Expr | None = None,
-    pattern: relax.Expr | None = None,
+    x: relax.Expr, centroids: relax.Expr | None, inv_scale: relax.Expr | None = None,
+    score_bias: relax.Expr | None = None, pattern: relax.Expr | None = None, split_dims: relax.Expr | None = None,
+    split_thresholds: relax.Expr | None = None,
     *, encoder: str = "l2", encode_dtype: str = "float32", input_signed: bool = True,
     kernel_shape: tuple[int, ...] = (), strides: tuple[int, ...] = (1, 1), pads: tuple[int, ...] = (0, 0, 0, 0),
     dilations: tuple[int, ...] = (1, 1), image: tuple[int, ...] = (), layout: str = "",
@@ -37,6 +39,8 @@ def encode(
         already, in the ISA's type.
     centroids : [C, K, V] float32, or int8 with ``encode_dtype="int8"``.
     inv_scale, score_bias : float32 [C], int32 [C, K]; only with int8, inv_scale only where x is float32.
+    split_dims, split_thresholds : int32 [C, L], float32 [C, 2^L - 1]; with ``encoder="tree"``, in place of centroids
+        and score_bias, for subvectors of `subvector_len` elements.
     layout : "" gives codes [..., C] or [B, C, OH, OW]. "rowwise" flattens the positions: [N, C] or [B, C, OH * OW],
         and takes centroids as [C, V, K]; or, with the name of an ISA as `few_rows`, as that ISA's dot product wants
         them in the lanes of a vector (see `pack_few_rows`; then `subvector_len` and `zero_point` are set).
@@ -57,11 +61,12 @@ def encode(
         few_rows=few_rows, tiles=tiles, subvector_len=subvector_len, num_codebooks=num_codebooks, zero_point=zero_point,
         by_element=bool(by_element), layer=layer,
     )  # fmt: skip
-    return relax.Call(OP, [x, centroids, optional(inv_scale), optional(score_bias), optional(pattern)], attrs)
+    args = [x, *map(optional, (centroids, inv_scale, score_bias, pattern))]
+    return relax.Call(OP, args + trees_of(split_dims, split_thresholds), attrs)
 
 
 def _infer(call: relax.Call, _bb: relax.BlockBuilder) -> relax.TensorType:
-    x, centroids, inv_scale, score_bias, _ = call.args
+    x, centroids, inv_scale, score_bias, _, *trees = call.args
     attrs = call.attrs
     layout = str(attrs["layout"])
     patches, search = patches_of(NAME, x, attrs, _stored(layout)), search_of(NAME, attrs)
@@ -70,10 +75,11 @@ def _infer(call: relax.Call, _bb: relax.BlockBuilder) -> relax.TensorType:
         groups = static_shape(centroids, NAME, "centroids")[0] // read.group
         return relax.TensorType([patches.batch, int(attrs["tiles"]), groups, *read.code_shape], "uint8")
     if layout == "rowwise":
-        c = static_shape(centroids, NAME, "centroids")[0]
+        c = static_shape(trees[0] if trees else centroids, NAME, "centroids")[0]
         shape = [patches.batch, c, patches.rows] if patches.is_conv else [patches.rows, c]
         return relax.TensorType(shape, "uint8")
-    c, _, _ = check_codebooks(NAME, patches, search, centroids, inv_scale, score_bias)
+    length = int(attrs["subvector_len"])
+    c, _, _ = check_codebooks(NAME, patches, search, centroids, inv_scale, score_bias, trees, length)
     if patches.is_conv:
         shape = [patches.batch, c, *patches.output_size]
     else:
@@ -82,6 +88,8 @@ def _infer(call: relax.Call, _bb: relax.BlockBuilder) -> relax.TensorType:
 
 
 def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    if str(call.attrs["encoder"]) == "tree":
+        return legalize_tree(bb, call, patches_of(NAME, call.args[0], call.attrs))
     x, centroids, inv_scale, score_bias, pattern = call.args
     attrs = call.attrs
     layout = str(attrs["layout"])

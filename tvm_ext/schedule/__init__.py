@@ -7,8 +7,9 @@ from tvm_ext.schedule.fallback import Fallback
 from tvm_ext.schedule.gemv import EncodeFewRows, EncodeRowwise, LookupGather
 from tvm_ext.schedule.lookup import LookupShuffle
 from tvm_ext.schedule.reduction import LaneReduction, RowReduction
+from tvm_ext.schedule.tree import EncodeTree
 
-LUT_RULES = (LookupShuffle, EncodeTiled, LookupGather, EncodeFewRows, EncodeRowwise)
+LUT_RULES = (LookupShuffle, EncodeTiled, LookupGather, EncodeFewRows, EncodeRowwise, EncodeTree)
 FLOAT_RULES = (Contraction, RowReduction, LaneReduction, Elementwise, Fallback)
 RULES = (*LUT_RULES, *FLOAT_RULES)
 """In the order they are asked; the last one takes everything."""
@@ -22,6 +23,7 @@ __all__ = [
     "EncodeFewRows",
     "EncodeRowwise",
     "EncodeTiled",
+    "EncodeTree",
     "Fallback",
     "LaneReduction",
     "LookupGather",

@@ -16,6 +16,7 @@ class CodebookLike(Protocol):
     """What the passes read of a codebook: float32 centroids [C, K, V] and how inputs are searched."""
 
     centroids: np.ndarray
+    inv_scale: np.ndarray | None
     encoder: str
     encode_dtype: str
     table_dtype: str
@@ -23,6 +24,10 @@ class CodebookLike(Protocol):
 
     def integer_form(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(int8 centroids [C, K, V], inv_scale float32 [C], score_bias int32 [C, K])."""
+        ...
+
+    def tree_form(self) -> tuple[np.ndarray, np.ndarray]:
+        """(split_dims int32 [C, L], split_thresholds float32 [C, K - 1]) of a codebook with ``encoder="tree"``."""
         ...
 
 
@@ -54,12 +59,16 @@ class Decisions:
 
 
 def lut_arguments(book: CodebookLike, weight: np.ndarray) -> tuple[list[relax.Expr | None], dict]:
-    """(centroids, table, table_scale, bias, inv_scale, score_bias) and the search attributes; weight is [M, D]."""
+    """(centroids, table, table_scale, bias, inv_scale, score_bias) and the keyword arguments; weight is [M, D]."""
     table, table_scale = build_table(book.centroids, weight, book.table_dtype)
     inv_scale = score_bias = None
     centroids = np.ascontiguousarray(book.centroids, np.float32)
-    if book.encode_dtype == "int8":
+    attrs: dict = {"encoder": book.encoder, "encode_dtype": book.encode_dtype, "input_signed": bool(book.input_signed)}
+    if book.encoder == "tree":
+        centroids, inv_scale = None, book.inv_scale
+        trees = zip(("split_dims", "split_thresholds"), book.tree_form(), strict=True)
+        attrs |= {name: relax.const(value) for name, value in trees} | {"subvector_len": book.centroids.shape[2]}
+    elif book.encode_dtype == "int8":
         centroids, inv_scale, score_bias = book.integer_form()
     constants = [centroids, table, table_scale, None, inv_scale, score_bias]
-    attrs = {"encoder": book.encoder, "encode_dtype": book.encode_dtype, "input_signed": bool(book.input_signed)}
     return [None if c is None else relax.const(np.ascontiguousarray(c)) for c in constants], attrs

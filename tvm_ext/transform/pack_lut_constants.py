@@ -16,7 +16,7 @@ from tvm_ext.compute.narrow import added_error, is_narrow, narrow_table
 from tvm_ext.compute.quantize_rows import PART
 from tvm_ext.compute.windows import Windows, linear_slots
 from tvm_ext.op._register import int_tuple, optional, present
-from tvm_ext.op._search import patches_of
+from tvm_ext.op._search import codebook_shape, patches_of
 from tvm_ext.op.encode import NAME as ENCODE_NAME
 from tvm_ext.op.encode import OP as ENCODE
 from tvm_ext.op.lookup_accumulate import OP as LOOKUP
@@ -162,7 +162,9 @@ def _loads_rows(lookup: relax.Call) -> bool:
 def _choose_packed(encode: relax.Call, readers: list[relax.Call], isa: Isa, row_preadd: int) -> Choice:
     if not all(is_constant(a) for a in encode.args[1:] if present(a)):
         return Rowwise("codebooks are not constant")
-    num_centroids = int(encode.args[1].ty.shape[1])
+    if len(encode.args) > 5:
+        return Rowwise("hash trees are walked one row at a time")
+    num_centroids = codebook_shape(encode)[1]
     if num_centroids > TABLE_ENTRIES:
         return Rowwise(f"{num_centroids} centroids do not fit a table register of {TABLE_ENTRIES}")
     patches = patches_of(ENCODE_NAME, encode.args[0], encode.attrs)
@@ -179,7 +181,7 @@ def _choose_packed(encode: relax.Call, readers: list[relax.Call], isa: Isa, row_
             return Rowwise(f"{isa.name} has no table read with codebook multipliers")
     read, outputs = isa.table_read, max(int(reader.args[2].ty.shape[0]) for reader in readers)
     if not read.intrin:
-        codebooks = -(-int(encode.args[1].ty.shape[0]) // read.group) * read.group
+        codebooks = -(-codebook_shape(encode)[0] // read.group) * read.group
         return Shuffle(isa, pack.RegisterTile(1, outputs), codebooks, row_preadd)
     tiles = -(-patches.rows // read.rows)
     codebooks = max(pack.padded_codebooks(array(reader.args[1]), read) for reader in readers)
@@ -216,10 +218,12 @@ def _pack_few_rows(x: relax.Expr, encode: relax.Call, isa: Isa) -> relax.Call:
 
 
 def _pack_encode(rewriter, encode: relax.Call, choice: Choice, isa: Isa) -> relax.Call:
-    x, centroids, inv_scale, score_bias, _ = encode.args
+    x, centroids, inv_scale, score_bias, _, *trees = encode.args
     patches = patches_of(ENCODE_NAME, x, encode.attrs)
     if not patches.is_conv and len(x.ty.shape) != 2:
         x = rewriter.builder_.emit(relax.op.reshape(x, patches.shape))
+    if trees:
+        return with_args(encode, [x, *encode.args[1:]], layout="rowwise")
     if isinstance(choice, Rowwise):
         if not patches.is_conv and _in_lanes(encode):
             return _pack_few_rows(x, encode, isa)
@@ -340,7 +344,7 @@ def _reshaped(rewriter, expr: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
 
 def _row(lookup: relax.Call, encode: relax.Call, choice: Choice, fallback: str) -> dict:
     """What reports say about a layer."""
-    c, k, v = (int(d) for d in encode.args[1].ty.shape)
+    c, k, v = codebook_shape(encode)
     table = lookup.args[1]
     size = int(np.prod([int(d) for d in table.ty.shape])) * np.dtype(str(table.ty.dtype)).itemsize
     return {
@@ -353,6 +357,7 @@ def _row(lookup: relax.Call, encode: relax.Call, choice: Choice, fallback: str) 
         "subvector_len": v,
         "num_codebooks": c,
         "outputs": int(lookup.args[2].ty.shape[0]),
+        "encoder": str(encode.attrs["encoder"]),
         "encode_dtype": str(encode.attrs["encode_dtype"]),
         "table_dtype": str(table.ty.dtype),
         "table_bytes": size,

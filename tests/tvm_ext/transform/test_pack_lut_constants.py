@@ -91,6 +91,7 @@ def test_choice(layer: Layer, reason: str, isa: str) -> None:
         "subvector_len": layer.length,
         "num_codebooks": layer.num_codebooks,
         "outputs": layer.outputs,
+        "encoder": "l2",
         "encode_dtype": "float32" if layer.search == "f32" else "int8",
         "table_dtype": "float32" if layer.table == "float32" else "int8",
         "table_bytes": size,

@@ -1,0 +1,30 @@
+"""How encodes by hash trees become PrimFuncs."""
+
+from __future__ import annotations
+
+from tvm import relax, te, topi
+
+from tvm_ext.compute.kernel import emit_kernel
+from tvm_ext.compute.patches import Patches
+from tvm_ext.compute.tree import encode_tree
+from tvm_ext.op._register import given
+from tvm_ext.op._search import search_of
+
+
+def legalize_tree(bb: relax.BlockBuilder, call: relax.Call, patches: Patches) -> relax.Expr:
+    """The PrimFunc of an encode with ``encoder="tree"``."""
+    x, _, inv_scale, _, _, split_dims, split_thresholds = call.args
+    attrs = call.attrs
+    layout, shape = str(attrs["layout"]), [int(d) for d in call.ty.shape]
+    search, length = search_of("lut.encode", attrs), int(attrs["subvector_len"])
+
+    def logical(x, inv_scale, split_dims, split_thresholds) -> te.Tensor:
+        rows = x if patches.is_conv or layout else topi.reshape(x, patches.shape)
+        codes = encode_tree(
+            rows, inv_scale, split_dims, split_thresholds, patches=patches, search=search, length=length
+        )
+        return codes if layout else topi.reshape(codes, shape)
+
+    info = {"kind": "encode_tree" if layout else "oracle", "isa": layout, "layer": str(attrs["layer"])}
+    args = [x, given(inv_scale), split_dims, split_thresholds]
+    return emit_kernel(bb, logical, args, call.ty, "lut_encode", info)
