@@ -57,7 +57,9 @@ class EncodeKernel:
     def codes(self, result: np.ndarray) -> np.ndarray:
         """Codes uint8, [..., C] (dense) or [B, C, OH, OW] (conv), of the kernel's result."""
         if self._packed.layout != "rowwise":
-            result = _unpack(result, self._packed.layout, self._packed.positions, self._packed.num_codebooks)  # [B, N, C]
+            result = _unpack(
+                result, self._packed.layout, self._packed.positions, self._packed.num_codebooks
+            )  # [B, N, C]
             result = result.transpose(0, 2, 1) if self._is_conv else result
         return np.ascontiguousarray(result).reshape(self._packed.result_shape)
 
@@ -115,7 +117,7 @@ def _unpack(codes: np.ndarray, layout: str, positions: int, num_codebooks: int) 
     rows = np.empty((batch, tiles, read.rows, groups, read.group), np.uint8)
     for index in np.ndindex(*read.code_shape):
         row, codebook = read.code_position(*index)
-        rows[:, :, row, :, codebook] = (
-            codes[(slice(None), slice(None), slice(None), *index)] - read.code_start(codebook)
+        rows[:, :, row, :, codebook] = codes[(slice(None), slice(None), slice(None), *index)] - read.code_start(
+            codebook
         )
     return rows.reshape(batch, tiles * read.rows, -1)[:, :positions, :num_codebooks]

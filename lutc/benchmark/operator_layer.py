@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class OperatorLayer:
         got = y.reshape(o.outputs, -1).T[rows] if o.is_conv else y[rows]
         expected = self._expected(input_rows(o, self.x, rows))
         wrong = int((~np.isclose(got, expected, rtol=1e-4, atol=1e-4 * float(np.abs(expected).max()))).any(1).sum())
-        if wrong > (len(rows) // 8 if o.encode_dtype == "float32" else 0):
+        if wrong > (len(rows) // 8 if (o.encoder, o.encode_dtype) == ("l2", "float32") else 0):
             raise VerifyError(
                 f'the kernel of "{o.name}" is wrong', where=f"{wrong} of {len(rows)} rows that were looked at",
                 reason="its result differs from the definition, so its time means nothing",
@@ -48,9 +48,7 @@ class OperatorLayer:
 
     def _expected(self, rows: np.ndarray) -> np.ndarray:
         """y [n, M] of rows [n, D]."""
-        codes = reference.codes(
-            LUTLayer("", self.lut.constants, self.lut.encode_dtype, "l2", self.lut.input_signed), rows
-        )
+        codes = reference.codes(replace(self.lut, geometry={}), rows)
         table, scale = self.lut.constants["table"], self.lut.constants["table_scale"]
         assert table is not None and scale is not None
         total = np.zeros((len(rows), table.shape[2]), np.int64)
@@ -60,7 +58,7 @@ class OperatorLayer:
 
 
 def make_layer(operator: Operator, seed: int = 0) -> OperatorLayer:
-    """Gaussian weights and input (cut off below 0 for a conv, as behind a relu), and codebooks by k-means."""
+    """Gaussian weights and input (cut off below 0 for a conv, as behind a relu), and codebooks learned from it."""
     from tvm_ext.compute.pack import build_table
 
     o, rng = operator, np.random.default_rng(seed)
@@ -72,11 +70,14 @@ def make_layer(operator: Operator, seed: int = 0) -> OperatorLayer:
     constants: dict[str, np.ndarray | None] = {
         "centroids": book.centroids, "table": table, "table_scale": scale, "bias": bias,
     }  # fmt: skip
-    if o.encode_dtype == "int8":
+    if o.encoder == "tree":
+        constants |= {"centroids": None, "inv_scale": book.inv_scale}
+        constants |= dict(zip(("split_dims", "split_thresholds"), book.tree_form(), strict=True))
+    elif o.encode_dtype == "int8":
         constants |= dict(zip(("centroids", "inv_scale", "score_bias"), book.integer_form(), strict=True))
-    return OperatorLayer(
-        o, x, weight, bias, LUTLayer("op", constants, o.encode_dtype, "l2", not o.is_conv, _geometry(o))
-    )
+    length = o.subvector_len if o.encoder == "tree" else 0
+    lut = LUTLayer("op", constants, o.encode_dtype, o.encoder, not o.is_conv, _geometry(o), length)
+    return OperatorLayer(o, x, weight, bias, lut)
 
 
 def _draw(o: Operator, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -92,11 +93,34 @@ def _codebook(o: Operator, rng: np.random.Generator, x: np.ndarray) -> Codebook:
     padded = np.zeros((len(sample), o.num_codebooks * o.subvector_len), np.float32)
     padded[:, : o.depth] = sample
     data = np.ascontiguousarray(padded.reshape(len(sample), o.num_codebooks, -1).transpose(1, 0, 2))
-    centroids = kmeans(data, o.num_centroids, iterations=_ITERATIONS).astype(np.float32)
     scale = inverse_scale(data.min(axis=(1, 2)), data.max(axis=(1, 2)), not o.is_conv)
-    return Codebook(
-        o.name, centroids, scale if o.encode_dtype == "int8" else None, o.encode_dtype, input_signed=not o.is_conv
-    )
+    options = {"encode_dtype": o.encode_dtype, "encoder": o.encoder, "input_signed": not o.is_conv}
+    options["inv_scale"] = scale if o.encode_dtype == "int8" else None
+    if o.encoder == "tree":
+        return Codebook(o.name, **_trees(data, o.num_centroids), **options)
+    return Codebook(o.name, kmeans(data, o.num_centroids, iterations=_ITERATIONS).astype(np.float32), **options)
+
+
+def _trees(data: np.ndarray, leaves: int) -> dict[str, np.ndarray]:
+    """Trees of [C, n, V] that halve the rows at every node, along the elements that vary most."""
+    count, _, length = data.shape
+    levels = leaves.bit_length() - 1
+    order = data.var(axis=1).argsort(axis=1)[:, ::-1]
+    dims = order[:, np.arange(levels) % length].astype(np.int32)
+    thresholds = np.zeros((count, leaves - 1), np.float32)
+    centroids = np.zeros((count, leaves, length), np.float32)
+    for c in range(count):
+        nodes = {0: data[c]}
+        for node in range(2 * leaves - 1):
+            rows = nodes.pop(node)
+            if node >= leaves - 1:
+                centroids[c, node - leaves + 1] = rows.mean(axis=0) if len(rows) else 0
+                continue
+            values = rows[:, dims[c, (node + 1).bit_length() - 1]]
+            thresholds[c, node] = np.median(values) if len(rows) else 0
+            right = values >= thresholds[c, node]
+            nodes |= {2 * node + 1: rows[~right], 2 * node + 2: rows[right]}
+    return {"centroids": centroids, "split_dims": dims, "split_thresholds": thresholds}
 
 
 def input_rows(o: Operator, x: np.ndarray, index: np.ndarray) -> np.ndarray:

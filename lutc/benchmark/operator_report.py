@@ -17,6 +17,7 @@ class OperatorRow:
     Parameters
     ----------
     k, v, num_codebooks, rows, outputs : K, V, C, N (rows or positions) and M.
+    encoder, encode : "l2" or "tree", and "int8" or "float32".
     lutc, baselines : times of one call; of each engine by name.
     parts_us : the fastest times of the operator's kernels called alone: "quantize", "encode", "read" (with scale, bias
         and relu).
@@ -48,6 +49,7 @@ class OperatorRow:
     bound_share: float | None
     clock_ghz: float | None
     cache_gb_per_s: float | None
+    encoder: str = "l2"
 
     def ratio(self, engine: str) -> dict[str, float]:
         """How many times longer the engine takes: "min" of fastest times, "median" of medians."""

@@ -111,7 +111,14 @@ def _measure(
 
 def _shape(o: Operator, kernels: OperatorKernels) -> LayerShape:
     return LayerShape(
-        o.positions, o.num_codebooks, o.num_centroids, o.subvector_len, o.outputs, o.encode_dtype, kernels.gathers
+        o.positions,
+        o.num_codebooks,
+        o.num_centroids,
+        o.subvector_len,
+        o.outputs,
+        o.encode_dtype,
+        kernels.gathers,
+        o.encoder,
     )
 
 
@@ -145,6 +152,7 @@ def _row(
         lookups_per_ns=shape.lookups / ours.min_us / 1e3,
         table_gb_per_s=kernels.table_traffic / ours.min_us / 1e3,
         bound_us=least, bound_share=None if least is None else least / ours.min_us, clock_ghz=ghz, cache_gb_per_s=cache,
+        encoder=o.encoder,
     )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ class Operator:
     size : height and width of the input of a conv.
     rows : rows of a dense layer.
     num_centroids, subvector_len, encode_dtype : K, V, and "int8" or "float32" search.
+    encoder : "l2" or "tree".
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Operator:
     num_centroids: int = 16
     subvector_len: int = 16
     encode_dtype: str = "int8"
+    encoder: str = "l2"
 
     @property
     def is_conv(self) -> bool:
@@ -49,7 +51,8 @@ class Operator:
     @property
     def name(self) -> str:
         """E.g. "conv 64->128 1x1/2 @56" (the size is that of the input) or "dense 128x768->3072 V16"."""
-        search = "" if self.encode_dtype == "int8" else f" {self.encode_dtype}"
+        search = "" if self.encoder == "l2" else f" {self.encoder}"
+        search += "" if self.encode_dtype == "int8" else f" {self.encode_dtype}"
         if not self.is_conv:
             return f"dense {self.rows}x{self.inputs}->{self.outputs} V{self.subvector_len}{search}"
         stride = f"/{self.stride}" if self.stride > 1 else ""
@@ -106,8 +109,9 @@ class Operator:
 
 
 def parse_operator(
-    text: str, *, num_centroids: int = 16, subvector_len: int | None = None, encode_dtype: str = "int8"
-) -> Operator:
+    text: str, *, num_centroids: int = 16, subvector_len: int | None = None, encode_dtype: str = "int8",
+    encoder: str = "l2",
+) -> Operator:  # fmt: skip
     """The operator that a text describes (see GRAMMAR); V is by default what `LUTConfig` takes.
 
     Raises InputError for anything else, and for sizes that make no layer.
@@ -130,11 +134,13 @@ def parse_operator(
     if found.is_conv and min(found.output_size) < 1:
         raise _error(text, f"a {found.kernel_shape[0]}x{found.kernel_shape[1]} kernel does not fit into the image")
     try:
-        config = LUTConfig(num_centroids, subvector_len, encode_dtype=encode_dtype)
+        config = LUTConfig(num_centroids, subvector_len, encoder, encode_dtype)
     except ValueError as error:
         raise _error(text, str(error), "give --k from 2 to 256 and --v of at least 1") from error
     length = config.subvector_len_for(found.kernel_shape if found.is_conv else None)
-    found = replace(found, num_centroids=num_centroids, subvector_len=length, encode_dtype=encode_dtype)
+    found = replace(
+        found, num_centroids=num_centroids, subvector_len=length, encode_dtype=encode_dtype, encoder=encoder
+    )
     if found.largest_bytes > _LARGEST:
         raise _error(text, "one of its tensors is larger than 1 GiB", "give smaller sizes")
     return found

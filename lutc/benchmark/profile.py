@@ -241,7 +241,7 @@ def _bound(layer: LayerRow, rows: int, artifact: Artifact, ghz: float) -> Bound 
         return None
     shape = LayerShape(
         rows, layer.num_codebooks, layer.num_centroids, layer.subvector_len, layer.outputs, layer.encode_dtype,
-        gather=layer.kernel == "row gather",
+        gather=layer.kernel == "row gather", encoder=layer.encoder or "l2",
     )  # fmt: skip
     return bound(shape, peak, ghz)
 

@@ -40,6 +40,7 @@ _OF_MODELS = ("onnxruntime", "onnxruntime-int8")
 @click.option("--k", type=int, metavar="K", help="Centroids of a codebook of --op.  [default: 16]")
 @click.option("--v", type=int, metavar="V",
               help="Length of a subvector of --op.  [default: taps of the kernel; 1x1: 4, dense: 16]")  # fmt: skip
+@click.option("--encoder", type=click.Choice(("l2", "tree")), help="How --op finds its codes.  [default: l2]")
 @click.option("--encode", type=click.Choice(("int8", "float32")), help="Search of --op.  [default: int8]")
 @click.option("-t", "--target", metavar="NAME[,...]", help="What operators are compiled for.  [default: native]")
 @click.option("--simulate", is_flag=True,
@@ -59,6 +60,7 @@ def bench_command(
     operator: str | None,
     k: int | None,
     v: int | None,
+    encoder: str | None,
     encode: str | None,
     target: str | None,
     simulate: bool,
@@ -82,8 +84,8 @@ def bench_command(
     """
     if sum(given is not None for given in (artifact, suite, operator)) != 1:
         raise click.UsageError("give one of ARTIFACT, --suite NAME, and --op TEXT")
-    if operator is None and (k, v, encode) != (None, None, None):
-        raise click.UsageError("--k, --v and --encode describe an operator: they need --op")
+    if operator is None and (k, v, encoder, encode) != (None, None, None, None):
+        raise click.UsageError("--k, --v, --encoder and --encode describe an operator: they need --op")
     if artifact is None and against is not None:
         raise click.UsageError("--against needs ARTIFACT: operators bring their own float layers")
     if artifact is not None and target is not None:
@@ -102,7 +104,7 @@ def bench_command(
     elif artifact is not None:
         report = _artifact(artifact, against, baselines, repeat, threads, _outputs(html, json_path))
     else:
-        chosen, check = _operators(operator, k, v, encode), _outputs(html, json_path)
+        chosen, check = _operators(operator, k, v, encoder, encode), _outputs(html, json_path)
         if simulate:
             report = _simulate(chosen, target or "", check)
         else:
@@ -159,14 +161,17 @@ def _remote(artifact: Path, remote: str, repeat: int, threads: int, check_output
     return benchmark_remote(artifact, remote, repeat=repeat, threads=threads)
 
 
-def _operators(text: str | None, k: int | None, v: int | None, encode: str | None) -> list[Operator]:
+def _operators(
+    text: str | None, k: int | None, v: int | None, encoder: str | None, encode: str | None
+) -> list[Operator]:
     from lutc.benchmark.operators import operator_suite, parse_operator
 
     if text is None:
         return operator_suite()
     return [
         parse_operator(
-            text, num_centroids=16 if k is None else k, subvector_len=v, encode_dtype=encode or "int8"
+            text, num_centroids=16 if k is None else k, subvector_len=v, encode_dtype=encode or "int8",
+            encoder=encoder or "l2",
         )
     ]  # fmt: skip
 

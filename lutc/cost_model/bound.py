@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lutc.cost_model.peak import SCORE_OPS, Peak
+from lutc.cost_model.peak import LEVEL_OPS, SCORE_OPS, Peak
 
 TABLE_ENTRIES = 16
 
@@ -20,6 +20,7 @@ class LayerShape:
     outputs: int
     encode_dtype: str = "int8"
     gather: bool = False
+    encoder: str = "l2"
 
     @property
     def lookups(self) -> int:
@@ -59,7 +60,12 @@ def bound(shape: LayerShape, peak: Peak, ghz: float, table_gb_per_s: float | Non
 
 
 def _search_cycles(shape: LayerShape, peak: Peak) -> float:
-    """Each centroid takes its products, and two operations more, for a vector of rows of one codebook."""
+    """Each centroid takes its products, and two operations more, for a vector of rows of one codebook; a tree takes
+    four operations a level (look up, compare, double, step right) and one for the leaf."""
+    if shape.encoder == "tree":
+        rows = 4 * peak.dot_rows if shape.encode_dtype == "int8" else peak.float_rows
+        levels = shape.num_centroids.bit_length() - 1
+        return shape.rows / rows * shape.num_codebooks * (LEVEL_OPS * levels + 1) / peak.ops
     if shape.encode_dtype == "int8":
         rows, products, rate, ops = peak.dot_rows, -(-shape.subvector_len // peak.dot_depth), peak.dots, peak.dot_ops
     else:

@@ -47,6 +47,8 @@ class Peak:
 
 SCORE_OPS = 2
 """Vector operations a centroid and vector of rows beside the products: put the index into the score, keep the best."""
+LEVEL_OPS = 4
+"""Vector operations a level of a tree and vector of rows: look thresholds up, compare, double the node, step right."""
 
 _PEAKS = (
     # Zen 4 does two 512-bit operations a cycle. vpermb needs FP1 or FP2 and vpdpbusd FP0 or FP1, each for two cycles:

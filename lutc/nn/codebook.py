@@ -61,14 +61,3 @@ def inverse_scale(low: Tensor, high: Tensor, signed: bool) -> Tensor:
     alive = peak > _SMALLEST_RANGE
     steps = 127.0 if signed else 255.0
     return torch.where(alive, steps / torch.where(alive, peak.double(), 1.0), 1.0).float()
-
-
-def integer_thresholds(split_thresholds: Tensor, inv_scale: Tensor, signed: bool) -> Tensor:
-    """Thresholds [C, K - 1] of a hash tree on float inputs -> thresholds of their 8-bit form, whole float32 numbers.
-
-    The least integer not below t * inv_scale [C]: of all integers, it splits 8-bit inputs closest to where t splits
-    them before rounding. One above the range, and NaN, is never reached.
-    """
-    low, high = (-128, 127) if signed else (0, 255)
-    scaled = (split_thresholds.double() * inv_scale.double()[:, None]).ceil()
-    return scaled.nan_to_num(nan=high + 1, posinf=high + 1, neginf=low).clamp(low, high + 1).float()

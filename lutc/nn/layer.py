@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from lutc.config import LUTConfig
-from lutc.errors import LutcError
 from lutc.nn.codebook import float_table, integer_codebook, inverse_scale, quantize_table, table_scale
 from lutc.nn.columns import Columns
 from lutc.nn.lookup import Search, hard_lookup, soft_lookup
@@ -39,13 +38,6 @@ class LUTLayer(nn.Module):
         subvector_len: int,
     ) -> None:
         super().__init__()
-        if config.encoder != "l2":
-            raise LutcError(
-                "cannot make a trainable lookup-table layer",
-                where="config",
-                reason=f"this layer learns centroids for closest-centroid search, not encoder={config.encoder!r}",
-                fix='use encoder="l2", or give codebooks with trees in a codebook file',
-            )
         self.config = config
         self.weight = weight
         self.register_parameter("bias", bias)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lutc.config import LUTConfig
-from lutc.nn.codebook import integer_thresholds
+from lutc.nn.soft_tree import integer_thresholds
 from lutc.nn.frozen import FrozenLUTConv2d, FrozenLUTLinear
 
 

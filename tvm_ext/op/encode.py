@@ -46,7 +46,8 @@ def encode(
         them in the lanes of a vector (see `pack_few_rows`; then `subvector_len` and `zero_point` are set).
         The name of an ISA gives that ISA's tiles; then the constants are packed and `tiles`, `subvector_len`,
         `num_codebooks`, `zero_point` are set (by PackLUTConstants). A conv whose subvectors are whole channels then
-        reads a plane (see `plane`) of an image of shape `image`, by windows if there is a `pattern` for them.
+        reads a plane (see `plane`) of an image of shape `image`, by windows if there is a `pattern` for them. Trees
+        are packed as `TreeKernel` takes them, with the codes of leaves as centroids.
     by_element : the packed constants are those of `encode_lanes`; x is a plane, or what `quantize` gives for rows of
         shape `image`.
     layer : qualified name of the layer, for reports.
@@ -69,7 +70,7 @@ def _infer(call: relax.Call, _bb: relax.BlockBuilder) -> relax.TensorType:
     x, centroids, inv_scale, score_bias, _, *trees = call.args
     attrs = call.attrs
     layout = str(attrs["layout"])
-    patches, search = patches_of(NAME, x, attrs, _stored(layout)), search_of(NAME, attrs)
+    patches, search = patches_of(NAME, x, attrs, stored_dtype(attrs)), search_of(NAME, attrs)
     if layout not in ("", "rowwise"):
         read = get_isa(layout).table_read
         groups = static_shape(centroids, NAME, "centroids")[0] // read.group
@@ -89,11 +90,11 @@ def _infer(call: relax.Call, _bb: relax.BlockBuilder) -> relax.TensorType:
 
 def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     if str(call.attrs["encoder"]) == "tree":
-        return legalize_tree(bb, call, patches_of(NAME, call.args[0], call.attrs))
+        return legalize_tree(bb, call, patches_of(NAME, call.args[0], call.attrs, stored_dtype(call.attrs)))
     x, centroids, inv_scale, score_bias, pattern = call.args
     attrs = call.attrs
     layout = str(attrs["layout"])
-    patches = patches_of(NAME, x, attrs, _stored(layout))
+    patches = patches_of(NAME, x, attrs, stored_dtype(attrs))
     search = search_of(NAME, attrs, int(attrs["zero_point"]))
     if int(attrs["by_element"]):
         return _legalize_lanes(bb, call, patches)
@@ -144,9 +145,12 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     return emit_kernel(bb, compute, args, call.ty, "lut_encode", info)
 
 
-def _stored(layout: str) -> str:
+def stored_dtype(attrs) -> str:
     """The dtype of inputs that are quantized already, in tiles of codes; else float32."""
-    return "float32" if layout in ("", "rowwise") else get_isa(layout).dot.x_dtype
+    layout = str(attrs["layout"])
+    if layout in ("", "rowwise"):
+        return "float32"
+    return "int8" if str(attrs["encoder"]) == "tree" else get_isa(layout).dot.x_dtype
 
 
 def _legalize_lanes(bb: relax.BlockBuilder, call: relax.Call, patches: Patches) -> relax.Expr:

@@ -6,9 +6,21 @@ import functools
 import importlib
 import pkgutil
 
-from tvm_ext.tensor_intrin.spec import PLAIN_DOT, ROWS, TABLE_ENTRIES, Dot, Isa, Product, TableRead, Window
+from tvm_ext.tensor_intrin.spec import PLAIN_DOT, ROWS, TABLE_ENTRIES, Dot, Isa, Product, TableRead, Tree, Window
 
-__all__ = ["PLAIN_DOT", "ROWS", "TABLE_ENTRIES", "Dot", "Isa", "Product", "TableRead", "Window", "get_isa", "list_isas"]
+__all__ = [
+    "PLAIN_DOT",
+    "ROWS",
+    "TABLE_ENTRIES",
+    "Dot",
+    "Isa",
+    "Product",
+    "TableRead",
+    "Tree",
+    "Window",
+    "get_isa",
+    "list_isas",
+]
 
 
 @functools.cache

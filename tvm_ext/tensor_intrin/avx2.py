@@ -6,7 +6,7 @@ from tvm import s_tir
 
 from tvm_ext.tensor_intrin._shuffle_madd import dot_impl, table_read_impl
 from tvm_ext.tensor_intrin.desc import dot_desc, table_read_desc
-from tvm_ext.tensor_intrin.spec import Dot, Isa, Product, TableRead
+from tvm_ext.tensor_intrin.spec import Dot, Isa, Product, TableRead, Tree
 
 ISA = Isa(
     name="avx2",
@@ -20,6 +20,7 @@ ISA = Isa(
         shuffle="llvm.x86.avx2.pshuf.b",
     ),
     float_lanes=8,
+    tree=Tree("llvm.x86.avx2.pshuf.b", rows=32, permute="llvm.x86.avx2.permps", float_rows=8),
     manual="https://www.intel.com/content/www/us/en/docs/intrinsics-guide/index.html#text=pshufb",
 )  # fmt: skip
 

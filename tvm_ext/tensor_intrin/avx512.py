@@ -7,7 +7,7 @@ from tvm import s_tir
 from tvm_ext.tensor_intrin._shuffle_madd import dot_impl, table_read_impl
 from tvm_ext.tensor_intrin._window import FLOAT_WINDOW, WORD_WINDOW, window_impl
 from tvm_ext.tensor_intrin.desc import dot_desc, table_read_desc, window_desc
-from tvm_ext.tensor_intrin.spec import Dot, Isa, Product, TableRead
+from tvm_ext.tensor_intrin.spec import Dot, Isa, Product, TableRead, Tree
 
 ISA = Isa(
     name="avx512",
@@ -25,6 +25,7 @@ ISA = Isa(
     window=WORD_WINDOW,
     float_window=FLOAT_WINDOW,
     float_lanes=16,
+    tree=Tree("llvm.x86.avx512.pshuf.b.512", rows=64, permute="llvm.x86.avx512.permvar.sf.512", float_rows=16),
     manual="https://www.intel.com/content/www/us/en/docs/intrinsics-guide/index.html#text=pshufb",
 )  # fmt: skip
 

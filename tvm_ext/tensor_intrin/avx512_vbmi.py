@@ -8,7 +8,7 @@ from tvm.tirx import PrimFunc
 
 from tvm_ext.tensor_intrin._window import FLOAT_WINDOW
 from tvm_ext.tensor_intrin.desc import dot_desc, dot_lanes_desc, table_read_desc, window_desc
-from tvm_ext.tensor_intrin.spec import Dot, Isa, Product, TableRead, Window, llvm_intrinsic
+from tvm_ext.tensor_intrin.spec import Dot, Isa, Product, TableRead, Tree, Window, llvm_intrinsic
 
 _WINDOW = Window("lut_window_vbmi", span=64, depth=4, dtype="uint8", index_dtype="uint8")
 ISA = Isa(
@@ -32,6 +32,7 @@ ISA = Isa(
     window=_WINDOW,
     float_window=FLOAT_WINDOW,
     float_lanes=16,
+    tree=Tree("llvm.x86.avx512.pshuf.b.512", rows=64, permute="llvm.x86.avx512.permvar.sf.512", float_rows=16),
     manual="https://www.intel.com/content/www/us/en/docs/intrinsics-guide/index.html#text=vpermb",
 )  # fmt: skip
 

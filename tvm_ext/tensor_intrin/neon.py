@@ -6,7 +6,7 @@ from tvm import s_tir
 
 from tvm_ext.tensor_intrin._tbl import one_codebook
 from tvm_ext.tensor_intrin.desc import table_read_desc
-from tvm_ext.tensor_intrin.spec import PLAIN_DOT, ROW_READ, Isa, Product, TableRead
+from tvm_ext.tensor_intrin.spec import PLAIN_DOT, ROW_READ, Isa, Product, TableRead, Tree
 
 ISA = Isa(
     name="neon",
@@ -17,6 +17,7 @@ ISA = Isa(
     product=Product(bytes=16, tiles=8, shuffle="llvm.aarch64.neon.tbl1.v16i8", level_dtype="int8"),
     dot=PLAIN_DOT,  # int16 products into int32 lanes: LLVM selects smlal, smlal2
     row_read=ROW_READ,
+    tree=Tree("llvm.aarch64.neon.tbl1.v16i8", wraps=False),
     manual="https://developer.arm.com/architectures/instruction-sets/intrinsics/vqtbl1q_s8",
 )
 

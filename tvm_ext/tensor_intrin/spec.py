@@ -198,6 +198,29 @@ class Product:
 PLAIN_PRODUCT = Product(bytes=16, tiles=2, fused=False, level_dtype="int8")
 """Vector code of LLVM's own choice."""
 
+
+@dataclass(frozen=True)
+class Tree:
+    """How an ISA walks down hash trees: the thresholds of the rows' nodes are looked up in a register.
+
+    Parameters
+    ----------
+    shuffle : LLVM name of the byte shuffle (table, index) within 128-bit lanes, or "" to walk one row at a time.
+    rows : bytes of a vector.
+    wraps : whether the shuffle takes an index modulo 16.
+    permute : LLVM name of the permutation (table, index) of float32 registers, or "" for selects.
+    float_rows : float32 elements of a vector.
+    """
+
+    shuffle: str = ""
+    rows: int = 16
+    wraps: bool = True
+    permute: str = ""
+    float_rows: int = 4
+
+
+PLAIN_TREE = Tree()
+"""One row at a time."""
 ROW_READ = TableRead(intrin="", rows=16, group=4, acc_dtype="int16", order="row_codebook", tiles=8)
 """The codes of a row of four codebooks are one word; 8 x 16 outputs are summed in registers."""
 PLAIN_DOT = Dot(intrin="", rows=16, depth=1, x_dtype="int16", c_dtype="int16")
@@ -216,6 +239,7 @@ class Isa:
     product : how products of integer levels are summed.
     window, float_window : how conv inputs are collected for the int8 and the float32 search, or None for one element
         at a time.
+    tree : how hash trees are walked.
     arch : "x86", "aarch64" or "" for any.
     requires : LLVM feature names, all needed.
     rank : the usable ISA with the highest rank is chosen.
@@ -232,6 +256,7 @@ class Isa:
     table_read: TableRead
     dot: Dot
     manual: str
+    tree: Tree = PLAIN_TREE
     window: Window | None = None
     float_window: Window | None = None
     float_lanes: int = 4

@@ -6,7 +6,7 @@ from tvm import s_tir
 
 from tvm_ext.tensor_intrin._shuffle_madd import dot_impl, table_read_impl
 from tvm_ext.tensor_intrin.desc import dot_desc, table_read_desc
-from tvm_ext.tensor_intrin.spec import Dot, Isa, Product, TableRead
+from tvm_ext.tensor_intrin.spec import Dot, Isa, Product, TableRead, Tree
 
 ISA = Isa(
     name="ssse3",
@@ -19,6 +19,7 @@ ISA = Isa(
         bytes=16, tiles=8, madd="llvm.x86.ssse3.pmadd.ub.sw.128", pair="llvm.x86.sse2.pmadd.wd",
         shuffle="llvm.x86.ssse3.pshuf.b.128", fused=False,
     ),
+    tree=Tree("llvm.x86.ssse3.pshuf.b.128"),
     manual="https://www.intel.com/content/www/us/en/docs/intrinsics-guide/index.html#text=pshufb",
 )  # fmt: skip
 

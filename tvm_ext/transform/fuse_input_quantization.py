@@ -12,9 +12,9 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_ext.op._register import int_tuple, present
 from tvm_ext.op.encode import OP as ENCODE
+from tvm_ext.op.encode import stored_dtype
 from tvm_ext.op.lookup_accumulate import OP as LOOKUP
 from tvm_ext.op.plane import OP as PLANE
-from tvm_ext.tensor_intrin import get_isa
 from tvm_ext.transform._rewrite import array, count_uses, with_args
 
 _RESHAPE = tvm.ir.Op.get("relax.reshape")
@@ -122,7 +122,7 @@ class _Plan:
         if layout in ("", "rowwise") or int_tuple(attrs["kernel_shape"]) or not whole:
             return None
         per_column = np.repeat(array(inv_scale), length)[:columns]
-        return Quantization(per_column, get_isa(layout).dot.x_dtype, signed, zero_point)
+        return Quantization(per_column, stored_dtype(attrs), signed, zero_point)
 
 
 @mutator

@@ -26,6 +26,7 @@ from tvm_ext.target import best_isa, core_of, usable_isas
 from tvm_ext.tensor_intrin import TABLE_ENTRIES, Isa
 from tvm_ext.tensor_intrin._lane_search import DEPTH, ROWS
 from tvm_ext.tensor_intrin.spec import ROW_READ, table_bits
+from tvm_ext.transform._pack_trees import packed_trees
 from tvm_ext.transform._rewrite import add_layer_rows, array, is_constant, rewrite_module, with_args
 
 _RESHAPE = tvm.ir.Op.get("relax.reshape")
@@ -162,8 +163,6 @@ def _loads_rows(lookup: relax.Call) -> bool:
 def _choose_packed(encode: relax.Call, readers: list[relax.Call], isa: Isa, row_preadd: int) -> Choice:
     if not all(is_constant(a) for a in encode.args[1:] if present(a)):
         return Rowwise("codebooks are not constant")
-    if len(encode.args) > 5:
-        return Rowwise("hash trees are walked one row at a time")
     num_centroids = codebook_shape(encode)[1]
     if num_centroids > TABLE_ENTRIES:
         return Rowwise(f"{num_centroids} centroids do not fit a table register of {TABLE_ENTRIES}")
@@ -222,8 +221,10 @@ def _pack_encode(rewriter, encode: relax.Call, choice: Choice, isa: Isa) -> rela
     patches = patches_of(ENCODE_NAME, x, encode.attrs)
     if not patches.is_conv and len(x.ty.shape) != 2:
         x = rewriter.builder_.emit(relax.op.reshape(x, patches.shape))
-    if trees:
+    if trees and isinstance(choice, Rowwise):
         return with_args(encode, [x, *encode.args[1:]], layout="rowwise")
+    if trees:
+        return packed_trees(rewriter, encode, x, patches, choice.isa, choice.tiles(patches.rows), choice.codebooks)
     if isinstance(choice, Rowwise):
         if not patches.is_conv and _in_lanes(encode):
             return _pack_few_rows(x, encode, isa)
