@@ -15,7 +15,7 @@ from tvm import te, tirx
 from tvm_ext.compute.patches import Patches
 from tvm_ext.compute.search import Search
 from tvm_ext.compute.windows import LANES, Windows
-from tvm_ext.tensor_intrin import Dot, TableRead
+from tvm_ext.tensor_intrin import Dot, TableRead, Window
 
 RUN = 16
 """Bytes of a subvector that are regrouped together."""
@@ -102,29 +102,30 @@ def untagged(best):
 def encode_tiled(
     x, centroids, inv_scale, score_bias, pattern,
     *, patches: Patches, search: Search, length: int, num_codebooks: int, tiles: int, windows: Windows | None,
-    read: TableRead, dot: Dot, span: int, regroup: bool,
+    read: TableRead, dot: Dot, window: Window | None, regroup: bool,
 ) -> te.Tensor:  # fmt: skip
     """Codes uint8 [B, tiles, groups, *read.code_shape], K <= 16.
 
     x is a plane [B, Cin, size] where `windows` is given, else as in `encode_rowwise`. centroids [groups * G, K, T,
     depth], inv_scale float32 [groups * G] and score_bias int32 or float32 [groups * G, K] as `pack_search` makes them;
-    pattern uint8 [period, 16, depth] where the ISA collects windows of `span` elements. Codes of padding rows and
+    pattern [period, window.rows, depth] where the ISA collects windows. Codes of padding rows and
     codebooks are unspecified.
     """
     padded, num_centroids, steps, depth = (int(d) for d in centroids.shape)
     integer = search.encode_dtype == "int8"
     acc_dtype = "int32" if integer else "float32"
-    groups, batch, blocks = padded // read.group, patches.batch, tiles * read.rows // LANES
+    groups, batch, lanes = padded // read.group, patches.batch, dot.block
+    blocks = tiles * read.rows // lanes
 
     def real(codebook):
         return codebook if padded == num_codebooks else tirx.min(codebook, tirx.const(num_codebooks - 1, "int32"))
 
-    shape = (batch, padded, blocks, steps, LANES, depth)
+    shape = (batch, padded, blocks, steps, lanes, depth)
     if pattern is not None:
-        subvector = _collect(x, pattern, windows, real, length, span, shape)
+        subvector = _collect(x, pattern, windows, real, window, shape)
     else:
         if windows is not None:
-            fetch = _from_plane(x, windows, real, dot.x_dtype)
+            fetch = _from_plane(x, windows, real, dot)
         elif regroup:
             fetch = _from_rows(x, inv_scale, patches, search, dot, real, (padded, blocks, length))
         else:
@@ -133,11 +134,11 @@ def encode_tiled(
     t, i, k = (te.reduce_axis((0, e), n) for e, n in ((steps, "t"), (depth, "i"), (num_centroids, "k")))
 
     def product(b, c, kk, n):
-        left = subvector[b, c, n // LANES, t, n % LANES, i].astype(acc_dtype)
+        left = subvector[b, c, n // lanes, t, n % lanes, i].astype(acc_dtype)
         return sum_from(score_bias[c, kk])(left * centroids[c, kk, t, i].astype(acc_dtype), axis=[t, i])
 
-    score = te.compute((batch, padded, num_centroids, blocks * LANES), product, name="lut_score")
-    best = _best(score, k, integer, (batch, padded, blocks * LANES))
+    score = te.compute((batch, padded, num_centroids, blocks * lanes), product, name="lut_score")
+    best = _best(score, k, integer, (batch, padded, blocks * lanes))
 
     def packed(b, tile, group, *index):
         row, codebook = read.code_position(*index)
@@ -149,26 +150,27 @@ def encode_tiled(
     return te.compute((batch, tiles, groups, *read.code_shape), packed, name="lut_codes")
 
 
-def _collect(plane, pattern, windows: Windows, real: Callable, length: int, span: int, shape: tuple[int, ...]):
+def _collect(plane, pattern, windows: Windows, real: Callable, window: Window, shape: tuple[int, ...]):
     """lut_x from windows of the plane, in the one-hot form that the ISA's permutation is tensorized into."""
-    period = int(pattern.shape[0])
-    s = te.reduce_axis((0, span), "s")
+    (period, rows, _), lanes, dtype = (int(d) for d in pattern.shape), shape[4], window.collected
+    s = te.reduce_axis((0, window.span), "s")
 
     def element(b, c, block, t, lane, i):
         channel, start = windows.origin(t)
-        value = plane[b, windows.channel(real(c), channel), windows.offset(block * LANES) + start + s]
-        taken = pattern[block % period, lane, i] == s.var.astype(pattern.dtype)
-        return te.sum(tirx.Select(taken, value, tirx.const(0, plane.dtype)), axis=s)
+        part = block * (lanes // rows) + lane // rows
+        value = plane[b, windows.channel(real(c), channel), windows.offset(part * rows) + start + s]
+        taken = pattern[part % period, lane % rows, i] == (s.var + window.index_offset).astype(pattern.dtype)
+        return te.sum(tirx.Select(taken, value.astype(dtype), tirx.const(0, dtype)), axis=s)
 
     return te.compute(shape, element, name="lut_x")
 
 
-def _from_plane(plane, windows: Windows, real: Callable, dtype: str) -> Callable:
+def _from_plane(plane, windows: Windows, real: Callable, dot: Dot) -> Callable:
     """fetch(b, block, lane, c, t, i): slot i of step t of a subvector, one element at a time."""
-    last = tirx.const(windows.length - 1, "int32")
+    last, dtype = tirx.const(windows.length - 1, "int32"), dot.x_dtype
 
     def fetch(b, block, lane, c, t, i):
-        n = block * LANES + lane
+        n = block * dot.block + lane
         # padding slots meet zero centroids, so they may read any element that is there
         if windows.interleaved:
             return plane[b, real(c) * windows.length + t * windows.depth + i, n].astype(dtype)
@@ -206,7 +208,7 @@ def _direct(x, inv_scale, patches: Patches, search: Search, length: int, dot: Do
     """The same from x itself, quantized at each reading unless it was before."""
 
     def fetch(b, block, lane, c, t, i):
-        v, row = t * dot.depth + i, tirx.min(block * LANES + lane, tirx.const(patches.rows - 1, "int32"))
+        v, row = t * dot.depth + i, tirx.min(block * dot.block + lane, tirx.const(patches.rows - 1, "int32"))
         value = patches.element(x, b, row, real(c), length, v)
         if inv_scale is not None:
             value = search.quantize(value, inv_scale[real(c)], dot.x_dtype)

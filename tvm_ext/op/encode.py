@@ -117,7 +117,7 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         return encode_tiled(
             x, centroids, inv_scale, score_bias, pattern, patches=patches, search=search, length=length,
             num_codebooks=int(attrs["num_codebooks"]), tiles=tiles, windows=windows, read=isa.table_read, dot=dot,
-            span=window.span if window else 0, regroup=loader == "regroup",
+            window=window, regroup=loader == "regroup",
         )  # fmt: skip
 
     loader = ""

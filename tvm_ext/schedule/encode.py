@@ -7,7 +7,6 @@ from tvm.s_tir.dlight import ScheduleRule
 from tvm.target import Target
 from tvm.tirx import PrimFunc
 
-from tvm_ext.compute.encode import LANES
 from tvm_ext.schedule.base import blocks_of, extent, iterations, kernel_of
 from tvm_ext.tensor_intrin import Dot, Window, get_isa
 from tvm_ext.tensor_intrin.interleave import interleave_intrin
@@ -46,17 +45,17 @@ class EncodeTiled(ScheduleRule):
                 group = tile
         sch.compute_at(best, group, preserve_unit_loops=True)
         c, n, k = sch.get_loops(best)[-3:]
-        block, lane = sch.split(n, [None, LANES])
-        sch.reorder(c, block, k, lane)
+        block, lane = sch.split(n, [None, dot.block])
+        sch.reorder(block, c, k, lane)
         sch.vectorize(lane)
         sch.compute_at(score, k, preserve_unit_loops=True)
-        sch.compute_at(subvector, block, preserve_unit_loops=True)
+        sch.compute_at(subvector, c, preserve_unit_loops=True)
         sch.decompose_reduction(best, k)
         sch.unroll(k)
         schedule_score(sch, score, dot, dot.intrin)
         loader = str(kernel["loader"])
         if loader == "regroup":
-            sch.compute_at(blocks["lut_quantized"], block, preserve_unit_loops=True)
+            sch.compute_at(blocks["lut_quantized"], c, preserve_unit_loops=True)
             *_, r, lane, i = sch.get_loops(blocks["lut_quantized"])
             for loop in (r, lane):  # else LLVM may vectorize across rows, with gathers
                 sch.unroll(loop)
@@ -69,7 +68,7 @@ class EncodeTiled(ScheduleRule):
             if extent(sch, t) * extent(sch, i) <= _MAX_UNROLL:
                 sch.unroll(t)
             if loader == "interleave":
-                sch.tensorize(lane, interleave_intrin(dot.depth, str(func.params[0].ty.dtype), dot.x_dtype))
+                sch.tensorize(lane, interleave_intrin(dot.block, dot.depth, str(func.params[0].ty.dtype), dot.x_dtype))
             else:
                 sch.reorder(lane, t, i)
                 sch.unroll(i)
@@ -111,6 +110,9 @@ def _schedule_window(sch: s_tir.Schedule, subvector, window: Window) -> None:
         sch.unroll(t)
     if window.depth == 1:
         sch.reorder(i, lane)  # the intrinsic's meaning has no loop over a single slot
+    if window.rows < extent(sch, lane):
+        parts, lane = sch.split(lane, [None, window.rows])
+        sch.unroll(parts)
     init = sch.decompose_reduction(subvector, i if window.depth == 1 else lane)
     sch.tensorize(lane, window.intrin)
     sch.vectorize(sch.fuse(*sch.get_loops(init)[-2:]))

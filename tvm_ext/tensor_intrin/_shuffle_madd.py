@@ -9,7 +9,7 @@ from __future__ import annotations
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from tvm_ext.tensor_intrin.spec import Dot, TableRead, llvm_intrinsic
+from tvm_ext.tensor_intrin.spec import Dot, TableRead, Window, llvm_intrinsic
 
 
 def _unpack_order(lanes: int, high: bool) -> list[int]:
@@ -83,5 +83,40 @@ def dot_impl(dot: Dot, madd: str) -> PrimFunc:
                 x.vload([0, 0], wide),
                 T.reinterpret(wide, T.broadcast(T.reinterpret("int32", c.vload([0], "int16x2")), rows)),
             )
+
+    return impl
+
+
+def byte_window(name: str, rows: int) -> Window:
+    """Windows for `dot_impl`: pairs of bytes from 16, widened by the shuffle itself, whose high index bit gives zeros."""
+    return Window(
+        name, span=16, depth=2, dtype="uint8", index_dtype="int16", rows=rows, out_dtype="int16", index_offset=-(1 << 15)
+    )  # fmt: skip
+
+
+def window_impl(window: Window, shuffle: str) -> PrimFunc:
+    """`shuffle`: LLVM name of the pshufb of the register width `window.rows` x 32 bits."""
+    shuffle = llvm_intrinsic(shuffle)
+    rows = window.rows
+    size = 4 * rows
+    bytes_t, words_t = f"int8x{size}", f"int16x{2 * rows}"
+    copies, repeat = size // 16, list(range(size))
+
+    @T.prim_func(s_tir=True)
+    def impl(
+        pattern: T.Buffer((rows, 2), "int16", offset_factor=1),
+        source: T.Buffer((16,), "uint8", offset_factor=1),
+        out: T.Buffer((rows, 2), "int16", offset_factor=1),
+    ):
+        with T.sblock("root"):
+            T.reads(out[0:rows, 0:2], pattern[0:rows, 0:2], source[0:16])
+            T.writes(out[0:rows, 0:2])
+            taken: T.let = T.call_llvm_pure_intrin(
+                bytes_t,
+                shuffle,
+                T.Shuffle([T.reinterpret("int8x16", source.vload([0], "uint8x16"))] * copies, repeat),
+                T.reinterpret(bytes_t, pattern.vload([0, 0], words_t)),
+            )
+            out.vstore([0, 0], out.vload([0, 0], words_t) + T.reinterpret(words_t, taken))
 
     return impl

@@ -187,16 +187,17 @@ def _dot_desc(rows: int, depth: int, x_dtype: str, c_dtype: str) -> PrimFunc:
 
 
 def window_desc(window: Window) -> PrimFunc:
-    """``out[n, i] += source[pattern[n, i]]``, as a one-hot sum."""
+    """``out[n, i] += source[pattern[n, i] - index_offset]``, as a one-hot sum."""
     rows, depth, span, dtype, index = window.rows, window.depth, window.span, window.dtype, window.index_dtype
     if depth == 1:
         return _window_of_one(rows, span, dtype, index)
+    collected, offset = window.collected, window.index_offset
 
     @T.prim_func(s_tir=True)
     def desc(
         pattern: T.Buffer((rows, depth), index, offset_factor=1),
         source: T.Buffer((span,), dtype, offset_factor=1),
-        out: T.Buffer((rows, depth), dtype, offset_factor=1),
+        out: T.Buffer((rows, depth), collected, offset_factor=1),
     ):
         with T.sblock("root"):
             T.reads(out[0:rows, 0:depth], pattern[0:rows, 0:depth], source[0:span])
@@ -205,7 +206,9 @@ def window_desc(window: Window) -> PrimFunc:
                 with T.sblock("collect"):
                     vn, vi, vs = T.axis.remap("SSR", [n, i, s])
                     out[vn, vi] = out[vn, vi] + T.Select(
-                        pattern[vn, vi] == T.cast(vs, index), source[vs], T.cast(0, dtype)
+                        pattern[vn, vi] == T.cast(vs + offset, index),
+                        T.cast(source[vs], collected),
+                        T.cast(0, collected),
                     )
 
     return desc

@@ -111,6 +111,7 @@ class Dot:
     depth : products one instruction adds into a 32-bit lane.
     x_dtype : how the inputs must be stored: "uint8", "int8" or "int16".
     c_dtype : how the centroids must be stored: "int8" or "int16".
+    block : rows that are searched together.
     mixed_lanes : where the two differ, the intrinsic with centroids in the lanes and a row's elements broadcast.
     """
 
@@ -119,6 +120,7 @@ class Dot:
     depth: int
     x_dtype: str
     c_dtype: str
+    block: int = 16
     mixed_lanes: str = ""
 
     @property
@@ -129,15 +131,18 @@ class Dot:
 
 @dataclass(frozen=True)
 class Window:
-    """How an ISA collects the inputs of 16 neighbouring positions of a conv: one permutation of one or two registers.
+    """How an ISA collects the inputs of neighbouring positions of a conv: one permutation of one or two registers.
 
     Parameters
     ----------
     intrin : name of the tensor intrinsic.
     span : elements that are loaded; a window must fit in them.
-    depth : elements each of the 16 positions takes, as the ISA's Dot has it.
+    depth : elements each of the positions takes, as the ISA's Dot has it.
     dtype : of the elements.
     index_dtype : of the permutation.
+    rows : positions; they divide 16.
+    out_dtype : of what is collected; "" is `dtype`.
+    index_offset : added to every index of the permutation.
     """
 
     intrin: str
@@ -145,8 +150,14 @@ class Window:
     depth: int
     dtype: str
     index_dtype: str
+    rows: int = 16
+    out_dtype: str = ""
+    index_offset: int = 0
 
-    rows = 16
+    @property
+    def collected(self) -> str:
+        """The dtype of what is collected."""
+        return self.out_dtype or self.dtype
 
 
 @dataclass(frozen=True)
@@ -275,6 +286,11 @@ class Isa:
     def dot_for(self, encode_dtype: str) -> Dot:
         """The dot product of the search in `encode_dtype`."""
         return self.dot if encode_dtype == "int8" else FLOAT_DOT
+
+    @property
+    def plane_dtype(self) -> str:
+        """How the planes of convs are stored for the int8 search."""
+        return self.dot.x_dtype if self.window is None else self.window.dtype
 
     def window_for(self, encode_dtype: str) -> Window | None:
         """How conv inputs are collected for the search in `encode_dtype`."""

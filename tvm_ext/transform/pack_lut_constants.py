@@ -243,6 +243,7 @@ def _pack_encode(rewriter, encode: relax.Call, choice: Choice, isa: Isa) -> rela
         array(centroids), array(inv_scale) if integer else None, array(score_bias) if integer else None,
         choice.codebooks, dot, bool(int(encode.attrs["input_signed"])),
         linear_slots(v, dot.depth) if windows is None else windows.slots(), patches.depth,
+        dot.x_dtype if windows is None else choice.isa.plane_dtype,
     )  # fmt: skip
     image, pattern = (), None
     by_element = integer and choice.isa.by_element and cents.shape[2] <= _MAX_STEPS
@@ -254,8 +255,8 @@ def _pack_encode(rewriter, encode: relax.Call, choice: Choice, isa: Isa) -> rela
         window = choice.isa.window_for(encode_dtype)
         if by_element and not windows.interleaved:
             pattern = windows.pattern(ROWS).reshape(-1, PART).astype(np.int8)
-        elif not by_element and window is not None and windows.fits(window.span):
-            pattern = windows.pattern().astype(window.index_dtype)
+        elif not by_element and window is not None and windows.fits(window.span, window.rows):
+            pattern = (windows.pattern(window.rows) + window.index_offset).astype(window.index_dtype)
         x = rewriter.builder_.emit(
             _plane(x, encode, windows, choice.isa, array(inv_scale) if integer else None, zero_point)
         )
@@ -290,7 +291,7 @@ def _plane(
     return plane(
         x, None if inv_scale is None else relax.const(inv_scale), encode_dtype=str(a["encode_dtype"]),
         input_signed=bool(int(a["input_signed"])), **windows.patches.geometry(), size=windows.plane_size(span),
-        dtype=isa.dot.x_dtype if integer else "float32", zero_point=zero_point, layer=str(a["layer"]),
+        dtype=isa.plane_dtype if integer else "float32", zero_point=zero_point, layer=str(a["layer"]),
     )  # fmt: skip
 
 

@@ -76,8 +76,8 @@ def _horizontal_max_case(style: int) -> Case:
 def _window_case(window: Window, style: int) -> Case:
     pattern = _values(style, (window.rows, window.depth), window.index_dtype, 0, window.span - 1)
     source = _values(5 - style, (window.span,), window.dtype, 0 if window.dtype == "uint8" else -128, 255)
-    out = np.zeros((window.rows, window.depth), window.dtype)
-    return Case(window.intrin, (pattern, source, out), source[pattern])
+    out, stored = np.zeros((window.rows, window.depth), window.collected), pattern + window.index_offset
+    return Case(window.intrin, (stored.astype(window.index_dtype), source, out), source[pattern])
 
 
 def _cases(isa: Isa) -> list[Case]:
@@ -194,19 +194,22 @@ def test_bytes_are_regrouped(dtype: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("depth", "source", "dtype", "name"),
-    [(4, "uint8", "uint8", "avx512_vbmi"), (2, "uint8", "int16", "ssse3"), (4, "int8", "int8", "neon_dotprod")],
-)
-def test_channels_are_interleaved(depth: int, source: str, dtype: str, name: str) -> None:
+    ("rows", "depth", "source", "dtype", "name"),
+    [
+        (16, 4, "uint8", "uint8", "avx512_vbmi"), (8, 2, "uint8", "int16", "avx2"), (16, 2, "uint8", "int16", "ssse3"),
+        (16, 4, "int8", "int8", "neon_dotprod"),
+    ],
+)  # fmt: skip
+def test_channels_are_interleaved(rows: int, depth: int, source: str, dtype: str, name: str) -> None:
     skip_unless_runnable(TARGETS[name])
-    channels = np.random.default_rng(0).integers(0, 256, (depth, 16)).astype(source)
+    channels = np.random.default_rng(0).integers(0, 256, (depth, rows)).astype(source)
     bb, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType(channels.shape, source))
     with bb.function("main", [x]):
         outputs = []
         for symbol, make in (("impl", interleave_impl), ("desc", interleave_desc)):
-            func = make(depth, source, dtype).with_attr("tirx.noalias", True)
+            func = make(rows, depth, source, dtype).with_attr("tirx.noalias", True)
             gv = bb.add_func(s_tir.renew_defs(func), symbol)
-            outputs.append(bb.emit(relax.call_tir(gv, [x], relax.TensorType((16, depth), dtype))))
+            outputs.append(bb.emit(relax.call_tir(gv, [x], relax.TensorType((rows, depth), dtype))))
         bb.emit_func_output(relax.Tuple(outputs))
     impl, desc = execute(bb.get(), [channels], TARGETS[name])
     np.testing.assert_array_equal(desc, channels.T.astype(dtype))
