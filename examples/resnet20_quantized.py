@@ -28,7 +28,7 @@ from lutc.nn import ScalarConfig, quantize_
 from lutc.nn.recipes import RECIPES, Recipe, clip_gradients, make_optimizers, set_progress
 
 METHODS = ("lsq", "nulsq", "llt", "quantization_network")
-RATES = {"quantization_network": 0.01}  # its biases stay where they are, so weights must not run away from them
+QUANTIZER_RATES = {"quantization_network": 1e-4}  # alpha's gradients are large
 console = Console(stderr=True)
 
 
@@ -158,8 +158,7 @@ def main() -> None:
         torch.manual_seed(options.seed)
         model = copy.deepcopy(network)
         quantize_(model, settings(method, options.bits), calibration=calibration)
-        rate = options.lr * RATES.get(method, 1.0)
-        recipe = RECIPES[method].short(1, rate)
+        recipe = RECIPES[method].short(1, options.lr, QUANTIZER_RATES.get(method))
         checkpoint = options.output / f"{name}.pt"
         seconds = train(model, network if options.teacher else None, recipe, train_x, train_y, options, checkpoint)
         quantize_(model, step="convert")

@@ -53,10 +53,14 @@ class Recipe:
             return max(progress / self.warmup, 1e-3)
         return 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))
 
-    def short(self, epochs: int, lr: float) -> Recipe:
-        """The same recipe as a short fine-tuning from trained weights: a cosine after a short warm-up."""
-        scale = lr / self.lr
-        return replace(self, epochs=epochs, lr=lr, quantizer_lr=self.quantizer_lr * scale, milestones=None, warmup=0.05)
+    def short(self, epochs: int, lr: float, quantizer_lr: float | None = None) -> Recipe:
+        """The same recipe as a short fine-tuning from trained weights: a cosine after a short warm-up.
+
+        The quantizers' rate keeps its proportion to the weights' unless it is given.
+        """
+        if quantizer_lr is None:
+            quantizer_lr = self.quantizer_lr * lr / self.lr
+        return replace(self, epochs=epochs, lr=lr, quantizer_lr=quantizer_lr, milestones=None, warmup=0.05)
 
 
 # CIFAR-10 with ResNet-20 where the paper has it, else its ImageNet values
