@@ -115,7 +115,9 @@ model = trained["nulsq"]
 before = accuracy(model)
 quantize_(model, step="convert")
 assert accuracy(model) == before
-path = lutc.export_model(model, images[test[:1]], folder / "digits_w2a2.onnx", input_names=["image"])
+path = lutc.export_model(
+    model, images[test[:1]], folder / "digits_w2a2.onnx", input_names=["image"], output_names=["scores"]
+)
 kinds = [node.op_type for node in onnx.load(path).graph.node]
 print(kinds)
 assert kinds.count("LUTQuantize") == 2 and kinds.count("LUTPalette") == 2
@@ -127,7 +129,7 @@ assert kinds.count("LUTQuantize") == 2 and kinds.count("LUTPalette") == 2
 # %%
 artifact = lutc.compile(path, output=folder / "digits_w2a2.lutc")
 session = lutc.load(artifact.path)
-scores = np.concatenate([session.run({"image": images[i : i + 1].numpy()})["output"] for i in test[:100].tolist()])
+scores = np.concatenate([session.run({"image": images[i : i + 1].numpy()})["scores"] for i in test[:100].tolist()])
 with torch.no_grad():
     expected = model(images[test[:100]])
 agree = float((scores.argmax(1) == expected.argmax(1).numpy()).mean())
