@@ -34,8 +34,8 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     num_centroids, subvector_len, num_codebooks, outputs : K, V, C, M; K = V = C = 0 for other layers.
     encoder, encode_dtype : "" for other layers.
     table_bytes : bytes of the packed tables, or of the stored weights of an integer layer.
-    input_levels, weight_levels, weight_bits : of an integer layer: values that inputs and weights (in an output channel,
-        if not in all) may have, and bits a stored weight takes.
+    input_levels, weight_levels, weight_bits : of an integer layer: values that inputs and weights (in all, else in
+        an output channel) may have, and bits a stored weight takes.
     level_error : of an integer layer whose levels were rounded: what that changes in its sums, relative to their
         standard deviation; 0 where the integers are exact.
     table_bits : bits of an entry; fewer than 8 where the kernel adds entries in int8.

@@ -20,7 +20,7 @@ from lutc.benchmark.baselines import (
 from lutc.benchmark.clock import CLOCK_CYCLES, clock_call, nominal_ghz
 from lutc.benchmark.machine import amx_in_use, cpu_flags, cpu_name, versions
 from lutc.benchmark.onnx_operator import FloatLayer, save_float_operator
-from lutc.benchmark.operator_layer import OperatorLayer, make_layer
+from lutc.benchmark.operator_layer import make_layer
 from lutc.benchmark.operator_report import OperatorReport, OperatorRow
 from lutc.benchmark.operators import Operator
 from lutc.benchmark.protocol import Timing, pinned, time_in_turns
@@ -168,7 +168,9 @@ def prepare_tvm(threads: int) -> None:
     tvm_ffi.register_error("KeyboardInterrupt", KeyboardInterrupt)
 
 
-def machine_details(target: Target, threads: int, cpus: list[int], repeat: int, engines: Sequence[str]) -> dict[str, Any]:
+def machine_details(
+    target: Target, threads: int, cpus: list[int], repeat: int, engines: Sequence[str]
+) -> dict[str, Any]:
     packages = ["lutc", "apache-tvm", *dict.fromkeys(PACKAGES[name] for name in engines)]
     return {
         "cpu": cpu_name(),

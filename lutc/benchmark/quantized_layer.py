@@ -59,7 +59,10 @@ def quantized_suite() -> list[tuple[Operator, int]]:
     wide = next(o for o in operators if not o.is_conv and (o.inputs, o.outputs) == (768, 3072))
     single = replace(wide, rows=1)
     large = replace(single, inputs=4096, outputs=4096)
-    return [*((o, bits) for bits in (4, 3, 2) for o in (*convs, wide)), *((o, bits) for o in (single, large) for bits in (4, 2))]
+    return [
+        *((o, bits) for bits in (4, 3, 2) for o in (*convs, wide)),
+        *((o, bits) for o in (single, large) for bits in (4, 2)),
+    ]
 
 
 def make_quantized(operator: Operator, bits: int, seed: int = 0) -> QuantizedLayer:

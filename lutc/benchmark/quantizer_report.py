@@ -24,7 +24,14 @@ class StaircaseRow:
 
     def cells(self) -> list[str]:
         per_64 = 1e3 * self.time.min_us / self.elements * 64
-        return [self.name, self.method, f"{self.time.min_us:.1f}", f"{self.time.median_us:.1f}", f"{per_64:.2f}", f"{self.ratio:.2f}"]
+        return [
+            self.name,
+            self.method,
+            f"{self.time.min_us:.1f}",
+            f"{self.time.median_us:.1f}",
+            f"{per_64:.2f}",
+            f"{self.ratio:.2f}",
+        ]
 
 
 @dataclass(frozen=True)
@@ -122,8 +129,8 @@ class QuantizerReport(Report):
     def to_dict(self) -> dict[str, Any]:
         head = {**super().to_dict(), "interrupted": self.interrupted}
         return {
-            **head, "rows": [row.to_dict() for row in self.rows], "staircases": [asdict(row) for row in self.staircases],
-            "notes": list(self.remarks),
+            **head, "rows": [row.to_dict() for row in self.rows],
+            "staircases": [asdict(row) for row in self.staircases], "notes": list(self.remarks),
         }  # fmt: skip
 
     def _dicts(self) -> list[dict[str, Any]]:

@@ -70,9 +70,9 @@ def _staircases(target: Target, repeat: int) -> list[StaircaseRow]:
     timings = time_in_turns({kernel.name: kernel.call for kernel in kernels}, repeat=repeat, least_us=_SAMPLE_US)
     uniform = timings[kernels[0].name].min_us
     return [
-        StaircaseRow(kernel.name, kernel.method, BITS, ELEMENTS, timings[kernel.name], timings[kernel.name].min_us / uniform)
-        for kernel in kernels
-    ]  # fmt: skip
+        StaircaseRow(kernel.name, kernel.method, BITS, ELEMENTS, time, time.min_us / uniform)
+        for kernel, time in ((kernel, timings[kernel.name]) for kernel in kernels)
+    ]
 
 
 def _measure(

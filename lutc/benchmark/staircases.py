@@ -99,6 +99,8 @@ def _power(x: np.ndarray, llvm: dict[str, Any]) -> Callable[[], object]:
         ).astype("uint8"),
         name="y",
     )
-    function = tvm.compile(te.create_prim_func([a, b]).with_attr("global_symbol", "power"), target=tvm.target.Target(llvm))["power"]
+    function = tvm.compile(
+        te.create_prim_func([a, b]).with_attr("global_symbol", "power"), target=tvm.target.Target(llvm)
+    )["power"]
     arguments = [tvm.runtime.tensor(x), tvm.runtime.empty(x.shape, "uint8")]
     return lambda: function(*arguments)

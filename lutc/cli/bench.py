@@ -34,7 +34,7 @@ _OF_MODELS = ("onnxruntime", "onnxruntime-int8")
 @click.argument("artifact", type=PATH, required=False)
 @click.option("--against", type=PATH, metavar="MODEL", help="Float .onnx model that the other engines run.")
 @click.option("--suite", type=click.Choice(("operators", "quantizers")),
-              help="Time the operators of known networks instead: as tables, or quantized to 4, 3 and 2 bits.")  # fmt: skip
+              help="Time operators of known networks instead: as tables, or quantized to 4, 3 and 2 bits.")  # fmt: skip
 @click.option("--op", "operator", metavar="TEXT",
               help='Time one operator: "conv2d 64x56x56 -> 64 3x3 [s2] [d2]" or "dense 128x768 -> 3072".')  # fmt: skip
 @click.option("--k", type=int, metavar="K", help="Centroids of a codebook of --op.  [default: 16]")

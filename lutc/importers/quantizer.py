@@ -39,8 +39,8 @@ class Quantizer:
             or y.shape != (*t.shape[:-1], t.shape[-1] + 1)
         ):
             return (
-                f"its thresholds are {t.dtype.name}{list(t.shape)} and its levels {y.dtype.name}{list(y.shape)}, expected "
-                "float32 [T] and [T + 1], or [C, T] and [C, T + 1]",
+                f"its thresholds are {t.dtype.name}{list(t.shape)} and its levels {y.dtype.name}{list(y.shape)}, "
+                "expected float32 [T] and [T + 1], or [C, T] and [C, T + 1]",
                 _EXPORT_AGAIN,
             )
         if y.shape[-1] > 256:

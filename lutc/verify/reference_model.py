@@ -161,7 +161,7 @@ def _decides(node: onnx.NodeProto) -> bool:
 
 
 def _nudged(model: onnx.ModelProto, sign: int) -> onnx.ModelProto:
-    """The model with the input of every second node that makes codes a little larger and of the others a little smaller."""
+    """The model with the input of every second node that makes codes a little larger, of the others smaller."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     nodes: list[onnx.NodeProto] = []

@@ -112,7 +112,9 @@ class IntegerLayer:
         total = np.zeros((x.shape[0], self.outputs, height, width), np.int64)
         for i in range(kh):
             for j in range(kw):
-                part = x[:, :, i * dh : i * dh + (height - 1) * sh + 1 : sh, j * dw : j * dw + (width - 1) * sw + 1 : sw]
+                part = x[
+                    :, :, i * dh : i * dh + (height - 1) * sh + 1 : sh, j * dw : j * dw + (width - 1) * sw + 1 : sw
+                ]
                 total += np.einsum("bchw,mc->bmhw", part, w[:, :, i, j])
         return total
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _TOLERANCE = 6e-7
-"""Relative: levels lie within two units in the last place of scale * integer, and so does the level that tells scale."""
+"""Relative: levels lie within two units in the last place of scale * integer, as does the one that tells scale."""
 
 
 @dataclass(frozen=True, eq=False)

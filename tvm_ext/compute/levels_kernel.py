@@ -60,7 +60,11 @@ def table_constants(plan: Staircase) -> dict[str, np.ndarray]:
         table[: len(plan.table)] = plan.table.astype(np.int64) & 255
         return {"table": table.view(np.int8)}
     if plan.method == "count":
-        return {"thresholds": plan.thresholds, "rises": np.diff(plan.values).astype(np.int32)} if len(plan.thresholds) else {}
+        return (
+            {"thresholds": plan.thresholds, "rises": np.diff(plan.values).astype(np.int32)}
+            if len(plan.thresholds)
+            else {}
+        )
     if plan.method == "cells":
         assert plan.table is not None and plan.above is not None and plan.cuts is not None
         values = {"cuts": plan.cuts, "below": plan.table.astype(np.int32), "above": plan.above.astype(np.int32)}
@@ -75,7 +79,9 @@ def table_constants(plan: Staircase) -> dict[str, np.ndarray]:
     return {}
 
 
-def levels_kernel(plan: Staircase, source: LevelsInput, plane: Plane, dtype: str, pad: int, product: Product) -> PrimFunc:
+def levels_kernel(
+    plan: Staircase, source: LevelsInput, plane: Plane, dtype: str, pad: int, product: Product
+) -> PrimFunc:
     """f(x float32 `source.shape`, constants of `table_constants`, out `dtype` `plane.shape`).
 
     Every level is the plan's value; the border holds `pad`, padding channels hold 0.
@@ -197,7 +203,7 @@ class _Emitter:
     # rows: contiguous in and out
 
     def rows(self) -> None:
-        source, plane = self.source, self.plane
+        source = self.source
         with T.parallel(source.batch * source.height) as job:
             b, h = T.Bind(job // source.height), T.Bind(job % source.height)
             with T.serial(source.width) as w:
@@ -313,7 +319,10 @@ class _Emitter:
         right = plane.width - source.left - source.width
         below = plane.height - source.top - source.height
         spans = [(0, source.top * row), ((source.top + source.height) * row, below * row)]
-        beside = [(0, source.left * plane.channels), ((source.left + source.width) * plane.channels, right * plane.channels)]
+        beside = [
+            (0, source.left * plane.channels),
+            ((source.left + source.width) * plane.channels, right * plane.channels),
+        ]
         if not any(size for _, size in spans + beside):
             return
         with T.serial(source.batch) as b:

@@ -71,7 +71,7 @@ class ProductLayer:
     @property
     def plane(self) -> Plane:
         """The levels that the kernel reads, for whole tiles."""
-        p, (_, out_w) = self.patches, self.output_size
+        p = self.patches
         align = 16 if not p.is_conv else 4
         channels = -(-self.inputs // align) * align
         if not p.is_conv:

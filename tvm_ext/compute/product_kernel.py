@@ -78,13 +78,12 @@ class _Emitter:
                 height = layer.output_size[0]
                 first = T.Bind(T.min((strip * (layer.groups // layer.strips) + g) * layer.group, height - layer.group))
                 tile = T.alloc_buffer((self._collected,), "float32") if self.epilogue.feature_major else None
-                with T.serial(layer.group) as i:
-                    with T.serial(layer.tiled_width // layer.rows) as t:
-                        sums = self._sums(plane, source, image, first + i, t * layer.rows)
-                        if tile is not None:
-                            self._collect(sums, tile, i * layer.output_size[1] + t * layer.rows, block, constants)
-                        else:
-                            self._store_rows(sums, out, added, image, first + i, t * layer.rows, block, constants)
+                with T.serial(layer.group) as i, T.serial(layer.tiled_width // layer.rows) as t:
+                    sums = self._sums(plane, source, image, first + i, t * layer.rows)
+                    if tile is not None:
+                        self._collect(sums, tile, i * layer.output_size[1] + t * layer.rows, block, constants)
+                    else:
+                        self._store_rows(sums, out, added, image, first + i, t * layer.rows, block, constants)
                 if tile is not None:
                     self._store_features(tile, out, added, image, first, block)
 
@@ -127,7 +126,7 @@ class _Emitter:
         group = layer.packing if layer.decoded_in_place else 1
         apart = group if layer.decoded_in_place else 1  # sums of few rows do not wait for each other
         acc = _Vectors(rows * vectors * apart, steps.acc_dtype, steps.acc_lanes)
-        (kh, kw), (sh, sw), (dh, dw) = layer.patches.kernel, layer.patches.strides, layer.patches.dilations
+        (_, kw), (sh, sw), (dh, dw) = layer.patches.kernel, layer.patches.strides, layer.patches.dilations
         inner, taps, outer = self._drain_loops(group)
         total = _Vectors(rows * vectors, "int32", self.lanes) if outer > 1 else None
         if total is not None:
@@ -255,8 +254,9 @@ class _Emitter:
         layer, side = self.layer, self.lanes
         count = layer.group * layer.output_size[1]
         if count < side:
-            with T.serial(layer.block) as m, T.If(block * layer.block + m < layer.outputs), T.Then():
-                with T.serial(count) as n:
+            with T.serial(layer.block * count) as i:
+                m, n = T.Bind(i // count), T.Bind(i % count)
+                with T.If(block * layer.block + m < layer.outputs), T.Then():
                     index = [image, block * layer.block + m, first, n]
                     one = tile[n * layer.block + m]
                     one = one if added is None else one + added[tuple(index)]

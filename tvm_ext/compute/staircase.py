@@ -206,7 +206,7 @@ def _checked_grid(thresholds: np.ndarray, values: np.ndarray, slope: Slope, tabl
     if any(b >= a for a, b in zip(above, below, strict=True)):
         return None
     first, last = below[0], above[-1]
-    first = 0 if 0 < first and last < tables else first  # one subtraction less
+    first = 0 if first > 0 and last < tables else first  # one subtraction less
     index = np.arange(first, last + 1)
     plan = Staircase(
         "grid", thresholds, values, slope, first, last, values[np.searchsorted(above, index, side="right")]

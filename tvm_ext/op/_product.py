@@ -40,7 +40,9 @@ def _largest(weight: np.ndarray) -> int:
     return 1 << 15 if weight.dtype == np.int16 else int(np.abs(weight.astype(np.int32)).max(initial=0))
 
 
-def check_operands(op: str, call: relax.Call, depth_axes: tuple[int, ...], result: tuple[int, ...], outputs: int) -> None:
+def check_operands(
+    op: str, call: relax.Call, depth_axes: tuple[int, ...], result: tuple[int, ...], outputs: int
+) -> None:
     """Raise ValueError unless scale, bias, start, residual and dtypes fit a weight of shape [M, *depth_axes]."""
     x, weight, scale, bias, start, residual = call.args
     check(dtype_of(x) in LEVEL_DTYPES, op, f"x must be one of {LEVEL_DTYPES}, got {dtype_of(x)}")
@@ -48,8 +50,10 @@ def check_operands(op: str, call: relax.Call, depth_axes: tuple[int, ...], resul
     check_tensor(op, "weight", weight, (outputs, *depth_axes), dtype_of(weight))
     check_tensor(op, "scale", scale, (outputs,), "float32")
     for name, expr, shape, dtype in (
-        ("bias", bias, (outputs,), "float32"), ("start", start, (outputs,), "int32"), ("residual", residual, result, "float32"),
-    ):  # fmt: skip
+        ("bias", bias, (outputs,), "float32"),
+        ("start", start, (outputs,), "int32"),
+        ("residual", residual, result, "float32"),
+    ):
         if present(expr):
             check_tensor(op, name, expr, shape, dtype)
     check(str(call.attrs["activation"]) in ACTIVATIONS, op, f"activation must be one of {ACTIVATIONS}")

@@ -64,7 +64,9 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         if count == 0:
             return te.compute(x.shape, lambda *_: values[0], name="lut_levels")
         k = te.reduce_axis((0, count), "k")
-        codes = te.compute(x.shape, lambda *i: te.sum((x[i] >= thresholds[k]).astype("int32"), axis=k), name="lut_codes")
+        codes = te.compute(
+            x.shape, lambda *i: te.sum((x[i] >= thresholds[k]).astype("int32"), axis=k), name="lut_codes"
+        )
         return te.compute(x.shape, lambda *i: values[codes[i]], name="lut_levels")
 
     info = {"kind": "oracle", "layer": str(attrs["layer"])}

@@ -1,4 +1,4 @@
-"""R.lut.quantized_conv2d: a convolution over integer levels and integer weights, with everything per channel behind it."""
+"""R.lut.quantized_conv2d: a convolution over integer levels and weights, with all per channel behind it."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def quantized_conv2d(
     """
     kernel = tuple(kernel_shape) or tuple(int(d) for d in list(weight.ty.shape)[2:])
     attrs = attributes(
-        kernel_shape=kernel, strides=tuple(strides), pads=tuple(pads), dilations=tuple(dilations), activation=activation,
-        axis=axis, layout=layout, image=tuple(image), largest=largest, channels_last=channels_last, layer=layer,
+        kernel_shape=kernel, strides=tuple(strides), pads=tuple(pads), dilations=tuple(dilations),
+        activation=activation, axis=axis, layout=layout, image=tuple(image), largest=largest,
+        channels_last=channels_last, layer=layer,
     )  # fmt: skip
     return relax.Call(OP, [x, weight, scale, *(optional(a) for a in (bias, start, residual))], attrs)
 

@@ -1,4 +1,4 @@
-"""R.lut.quantized_dense: a dense layer over integer levels and integer weights, with everything per output behind it."""
+"""R.lut.quantized_dense: a dense layer over integer levels and weights, with all per output behind it."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def _infer(call: relax.Call, _bb: relax.BlockBuilder) -> relax.TensorType:
     x, weight = call.args[:2]
     image = int_tuple(call.attrs["image"]) or static_shape(x, NAME, "x")
     shape = static_shape(weight, NAME, "weight")
-    check(len(image) >= 1 and len(shape) == 2, NAME, f"weight must be [M, D], got {list(shape)} for x {list(image)}")
+    check(bool(image) and len(shape) == 2, NAME, f"weight must be [M, D], got {list(shape)} for x {list(image)}")
     result = (*image[:-1], shape[0])
-    check_operands(NAME, call, (image[-1],), result, shape[0])
+    check_operands(NAME, call, image[-1:], result, shape[0])
     return relax.TensorType(list(result), "float32")
 
 

@@ -1,4 +1,4 @@
-"""Sums of products of integer levels, and weights decoded from their codes, in an ISA's instructions (see `Product`)."""
+"""Sums of products of integer levels, and weights decoded from their codes, by an ISA (see `Product`)."""
 
 from __future__ import annotations
 
@@ -78,7 +78,6 @@ class ProductSteps:
 
     def drain(self, acc: Expr) -> Expr:
         """The sums as int32 x lanes."""
-        p = self.product
         if self._plain:
             lanes, depth = self.acc_lanes, self.depth
             wide = T.Bind(acc if self.acc_dtype == "int32" else T.Cast(f"int32x{lanes}", acc))

@@ -1,4 +1,4 @@
-"""Plans of staircases decide every float32 as counting thresholds does; and they are the cheap ones where those exist."""
+"""Plans of staircases decide every float32 as counting thresholds does, and are cheap where that can be."""
 
 from __future__ import annotations
 

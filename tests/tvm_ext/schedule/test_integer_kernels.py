@@ -1,4 +1,4 @@
-"""Every kernel of the integer layers gives the sums of the definition, on every ISA: one module an ISA, compiled once."""
+"""Every kernel of the integer layers gives the sums of the definition: one module an ISA, compiled once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LAYERS = [
     IntegerLayer("conv_signed", (1, 8, 5, 5), 8, levels=(-8, -3, -1, 0, 2, 7), uneven=True, kernel=(3, 3), pads=_SAME),
     IntegerLayer("conv_zero_is_no_level", (1, 6, 6, 6), 8, levels=(3, 5, 9), uneven=True, kernel=(3, 3), pads=_SAME),
     IntegerLayer("conv_one_position", (1, 40, 3, 3), 17, kernel=(3, 3), residual=True, relu=True),
-    IntegerLayer("conv_words", (1, 5, 4, 6), 7, levels=(-300, 0, 400), weights=(-999, 1, 800), kernel=(3, 3), pads=_SAME),
+    IntegerLayer("conv_words", (1, 5, 4, 6), 7, levels=(-300, 0, 400), weights=(-999, 800), kernel=(3, 3), pads=_SAME),
     IntegerLayer("conv_tall", (1, 64, 23, 3), 40, kernel=(1, 1), residual=True),
 ]  # fmt: skip
 

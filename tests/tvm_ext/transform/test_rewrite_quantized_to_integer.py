@@ -122,7 +122,9 @@ def test_the_new_ops_print_and_parse() -> None:
     tvm.ir.assert_structural_equal(tvm.script.from_source(text), mod, map_free_vars=True)
 
 
-def _network(palette: np.ndarray, levels: np.ndarray) -> tuple[tvm.IRModule, Callable[[np.ndarray], np.ndarray], np.ndarray]:
+def _network(
+    palette: np.ndarray, levels: np.ndarray
+) -> tuple[tvm.IRModule, Callable[[np.ndarray], np.ndarray], np.ndarray]:
     """(conv - bn - relu - conv - flatten - dense, its float64 meaning, an input that no rounding can tip)"""
     w1, w2, w3 = (_weight(s, palette, i) for i, s in enumerate([(24, 5, 3, 3), (7, 24, 3, 3), (10, 7 * 9)]))
     shift = np.random.default_rng(1).standard_normal((24, 1, 1)).astype(F)
