@@ -13,6 +13,8 @@ _STRIP = 512
 """Positions from which on a part of an image is worth decoding the weights again, for threads to share the work."""
 _GROUP = 128
 """Positions whose results are collected before they are transposed to feature-major."""
+_ALLOCATED = 1024
+"""Bytes of sums from which on TVM gets their memory by a call."""
 FEW_ROWS = 4
 """Rows up to which weights are decoded as they are used, not once in advance."""
 
@@ -153,9 +155,11 @@ def product_layer(patches: Patches, outputs: int, steps: ProductSteps, bits: int
 
     def cost(rows: int, vectors: int) -> tuple[float, int]:
         padded = (-(-width // rows) * rows / width) * (-(-outputs // (vectors * lanes)) * vectors * lanes / outputs)
-        loads = 0.5 * (rows + vectors) / (rows * vectors)  # two a cycle, beside one or two products
+        # loads wait for a port beside one or two products; a whole vector of weights costs more than a dword of levels
+        loads = 0.5 * (0.5 * rows + 1.5 * vectors) / (rows * vectors)
         few = max(1.0, min(8, steps.tiles) / (rows * vectors))  # too few sums wait for each other
-        return round(padded * few * (1 + loads), 6), vectors
+        called = 1.02 if rows * vectors * steps.acc_bytes >= _ALLOCATED else 1.0
+        return round(padded * few * called * (1 + loads), 6), vectors
 
     shapes = [(r, q) for q in (1, 2, 3, 4) for r in range(1, 17) if r * q <= steps.tiles]
     rows, vectors = min(shapes, key=lambda shape: cost(*shape))

@@ -50,10 +50,14 @@ class ProductSteps:
         return self.product.bytes // (2 if self.chunk else 4)
 
     @property
+    def acc_bytes(self) -> int:
+        """Of the sums of one vector of outputs."""
+        return self.acc_lanes * (2 if self.chunk else 4)
+
+    @property
     def tiles(self) -> int:
         """Rows x vectors of outputs whose sums stay in registers."""
-        registers = self.acc_lanes * (2 if self.chunk else 4) // self.product.bytes
-        return self.product.tiles // registers
+        return self.product.tiles * self.product.bytes // self.acc_bytes
 
     @property
     def _plain(self) -> bool:
