@@ -1,4 +1,4 @@
-"""RewriteQuantizedToInteger: quantized activations that meet a weight of few values -> R.lut.quantized_dense / conv2d."""
+"""RewriteQuantizedToInteger: quantized inputs that meet a weight of few values -> R.lut.quantized_dense, _conv2d."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONV2D, _MATMUL, _TRANSPOSE, _RESHAPE, _TAKE, _BUCKETIZE = (
     tvm.ir.Op.get(f"relax.{name}") for name in ("nn.conv2d", "matmul", "permute_dims", "reshape", "take", "bucketize")
 )
 _LARGEST_WEIGHT, _LARGEST_LEVEL, _ROUNDED_LEVEL = 127, 255, 127
-_LARGEST_SUM = 2**31 - 1
+_LARGEST_SUM, _LARGEST_WORD = 2**31 - 1, 32767
 _MOST_LEVELS = 256
 
 
@@ -71,8 +71,7 @@ class RewriteQuantizedToInteger:
             if weight is None or found is None or not has_static_shape(call.args[0]):
                 return None
             quantizer, shape = found
-            new = _integer_layer(rewriter, call, quantizer, shape, weight, self.exact, rows)
-            return new
+            return _integer_layer(rewriter, call, quantizer, shape, weight, self.exact, rows)
 
         return add_layer_rows(rewrite_module(mod, rewrite), rows)
 
@@ -131,6 +130,9 @@ def _integer_layer(
     inputs, weights = _integers(quantizer, shares, weight, exact)
     if inputs is None or weights is None:
         return None
+    masses = np.abs(weights.integers).reshape(len(weight), -1).sum(1)
+    if np.abs(inputs.integers).max(initial=0) * masses.max(initial=0) > _LARGEST_SUM:
+        return None  # sums of so many products may not fit int32
     name = layer_name(call, f"{'conv2d' if call.op == _CONV2D else 'matmul'}_{len(rows)}")
     mean, mean_integer = shares @ quantizer.levels.astype(np.float64), shares @ inputs.integers
     axes = tuple(range(1, weight.ndim))
@@ -241,26 +243,24 @@ def _wide_limits(flat: np.ndarray, inputs: IntegerLevels | None, weights: Weight
     largest = np.abs(flat).max(1)
     mass = float(np.max(np.abs(flat).sum(1) / np.where(largest > 0, largest, 1), initial=1)) + flat.shape[1] / 64
     room = 0.9 * _LARGEST_SUM / mass
-    if inputs is not None:
-        return int(np.abs(inputs.integers).max(initial=1)), int(
-            min(32767, room / max(1, np.abs(inputs.integers).max(initial=1)))
-        )
-    if weights is not None:
-        return int(min(32767, room / max(1, np.abs(weights.integers).max(initial=1)))), int(
-            np.abs(weights.integers).max(initial=1)
-        )
-    side = int(min(32767, np.sqrt(room)))
-    return side, side
+    known = inputs or weights
+    if known is None:
+        side = int(min(_LARGEST_WORD, np.sqrt(room)))
+        return side, side
+    one = max(1, int(np.abs(known.integers).max(initial=1)))
+    other = int(min(_LARGEST_WORD, room / one))
+    return (one, other) if inputs is not None else (other, one)
 
 
 def _row(
     name: str, call: relax.Call, quantizer: Quantizer, weight: np.ndarray, inputs: IntegerLevels, weights: WeightLevels,
     shares: np.ndarray,
 ) -> dict:  # fmt: skip
+    exact = inputs.exact and weights.exact
     return {
         "name": name, "op": "conv2d" if call.op == _CONV2D else "dense", "kind": "integer", "reason": "",
         "outputs": len(weight), "input_levels": len(quantizer.levels), "weight_levels": _most_values(weight),
-        "level_error": 0.0 if inputs.exact and weights.exact else _level_error(quantizer, weight, inputs, weights, shares),
+        "level_error": 0.0 if exact else _level_error(quantizer, weight, inputs, weights, shares),
     }  # fmt: skip
 
 
@@ -272,7 +272,7 @@ def _most_values(weight: np.ndarray) -> int:
 def _level_error(
     quantizer: Quantizer, weight: np.ndarray, inputs: IntegerLevels, weights: WeightLevels, shares: np.ndarray
 ) -> float:
-    """RMS of what rounded levels change in the layer's sums, relative to the sums' deviation, for independent inputs."""
+    """RMS of what rounded levels change in the sums, relative to the sums' deviation, for independent inputs."""
     a, a2 = quantizer.levels.astype(np.float64), inputs.scale * inputs.integers
     w = weight.reshape(len(weight), -1).astype(np.float64)
     w2 = weights.integers.reshape(w.shape) * weights.scale[:, None]

@@ -171,6 +171,25 @@ def test_a_network_computes_what_the_float_one_means(isa: str) -> None:
     np.testing.assert_allclose(y, meaning(x), rtol=2e-6, atol=2e-5)
 
 
+def test_one_level_is_a_constant_input() -> None:
+    weight = _weight((24, 10))
+    t, y = relax.const(THRESHOLDS[:0]), relax.const(np.array([0.6], F))
+    mod = _module((4, 24), lambda bb, x: relax.op.matmul(bb.emit(op.quantize(x, t, y)), relax.const(weight)))
+    built = pipeline.build(pipeline.rewrite(mod, {}), TARGETS["avx2"])
+    assert [row["kind"] for row in built.layers] == ["integer"]
+    (got,) = execute(built.executable, [np.zeros((4, 24), F)], TARGETS["avx2"])
+    np.testing.assert_allclose(got, np.full((4, 24), 0.6) @ weight, rtol=1e-5, atol=1e-6)
+
+
+def test_sums_that_may_not_fit_int32_stay_float() -> None:
+    depth = 70000
+    levels, weights = np.arange(256, dtype=F), np.array([-127, 127], F)
+    t = relax.const(np.arange(255, dtype=F))
+    weight = relax.const(np.resize(weights, (depth, 1)))
+    mod = _module((1, depth), lambda bb, x: relax.op.matmul(bb.emit(op.quantize(x, t, relax.const(levels))), weight))
+    assert not _rows(mod)
+
+
 def test_channels_stay_innermost_between_layers() -> None:
     mod, _, _ = _network(WEIGHTS, LEVELS)
     scheduled = pipeline.schedule(pipeline.rewrite(mod, {}), TARGETS["avx2"])
