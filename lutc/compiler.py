@@ -231,10 +231,12 @@ def _payload(built: Any, linker: Linker, emit: Sequence[str]) -> Callable[[Path]
     def write(folder: Path) -> None:
         built.executable.export_library(str(folder / LIBRARY_NAME), fcompile=linker.fcompile())
         if built.constants:
-            from safetensors.numpy import save
+            import numpy as np
 
-            values = {f"constant_{i:04d}": tensor.numpy() for i, tensor in enumerate(built.constants)}
-            (folder / CONSTANTS_NAME).write_bytes(save(values))
+            from lutc.artifact.constants import write_constants
+
+            values = {f"constant_{i:04d}": np.from_dlpack(tensor) for i, tensor in enumerate(built.constants)}
+            write_constants(folder / CONSTANTS_NAME, values)
         if "asm" in emit:
             (folder / "model.s").write_text(built.executable.mod.imports[0].inspect_source("asm"), encoding="utf-8")
         if "ir" in emit:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lutc.artifact.constants import map_constants
 from lutc.artifact.store import Artifact, read_artifact
 from lutc.errors import ArtifactError, InputError, TargetError
 from lutc.runtime.inputs import check_inputs
@@ -132,11 +133,12 @@ class _KernelClock:
 
 
 def load_constants(artifact: Artifact) -> list[np.ndarray]:
-    """The constants that ``main`` takes after the inputs, in order. Raises ArtifactError when one is missing."""
-    from safetensors.numpy import load_file
+    """The constants that ``main`` takes after the inputs, in order: views of their file.
 
+    Raises ArtifactError when one is missing.
+    """
     names = artifact.manifest.constants
-    tensors = load_file(artifact.constants) if artifact.constants else {}
+    tensors = map_constants(artifact.constants) if artifact.constants else {}
     missing = [name for name in names if name not in tensors]
     if missing:
         raise ArtifactError(
