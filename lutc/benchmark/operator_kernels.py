@@ -18,14 +18,14 @@ from lutc.cost_model.bound import TABLE_ENTRIES
 from lutc.importers.lut_layer import ARGUMENTS
 from lutc.targets import Target
 
-PARTS = {"lut_plane": "quantize", "lut_encode": "encode", "lut_lookup": "read"}
-"""Prefix of a kernel's symbol -> what it does: input to bordered planes, search, table read and all behind it."""
+PARTS = {"lut_plane": "quantize", "lut_quantize": "quantize", "lut_encode": "encode", "lut_lookup": "read"}
+"""Prefix of a kernel's symbol -> what it does: input to 8 bits, search, table read and all behind it."""
 
 
 class OperatorKernels:
     """An operator compiled for a target. Calling it runs it once, on this machine.
 
-    kernel : what the compiler chose, as `lutc inspect` tells it.
+    kernel, table_bits : what the compiler chose, as `lutc inspect` tells it.
     isa, gathers : the instruction set it is made for, and whether it reads table rows one by one.
     table_traffic : bytes of table that a call reads: all of it for every block of rows kept in registers, or a gather's
         rows.
@@ -42,6 +42,7 @@ class OperatorKernels:
         scheduled = pipeline.schedule(_module(layer), llvm)
         built = pipeline.codegen(scheduled, llvm)
         self.kernel: str = built.layers[0]["kernel"]
+        self.table_bits: int = built.layers[0]["table_bits"]
         self.gathers = self.kernel == "row gather"
         self.isa = best_isa(TVMTarget(dict(llvm))).name
         self.table_traffic = self._traffic(layer)

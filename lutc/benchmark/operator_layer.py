@@ -29,15 +29,15 @@ class OperatorLayer:
     bias: np.ndarray
     lut: LUTLayer
 
-    def check(self, y: np.ndarray) -> None:
+    def check(self, y: np.ndarray, table_bits: int = 8) -> None:
         """Compare some rows of the result y with the definition; raises VerifyError if they differ.
 
-        One row in eight may differ for a float32 search, where two centroids are equally near up to rounding.
+        `table_bits`: of the table that the kernel reads, where the compiler narrowed it for the target. One row in eight may differ for a float32 search, where two centroids are equally near up to rounding.
         """
         o = self.operator
         rows = np.random.default_rng(1).choice(o.positions, min(_CHECKED, o.positions), replace=False)
         got = y.reshape(o.outputs, -1).T[rows] if o.is_conv else y[rows]
-        expected = self._expected(input_rows(o, self.x, rows))
+        expected = self._expected(input_rows(o, self.x, rows), table_bits)
         wrong = int((~np.isclose(got, expected, rtol=1e-4, atol=1e-4 * float(np.abs(expected).max()))).any(1).sum())
         if wrong > (len(rows) // 8 if (o.encoder, o.encode_dtype) == ("l2", "float32") else 0):
             raise VerifyError(
@@ -46,11 +46,15 @@ class OperatorLayer:
                 fix="report this as a bug in lutc, with the target",
             )  # fmt: skip
 
-    def _expected(self, rows: np.ndarray) -> np.ndarray:
+    def _expected(self, rows: np.ndarray, table_bits: int) -> np.ndarray:
         """y [n, M] of rows [n, D]."""
+        from tvm_ext.compute.narrow import narrow_table
+
         codes = reference.codes(replace(self.lut, geometry={}), rows)
         table, scale = self.lut.constants["table"], self.lut.constants["table_scale"]
         assert table is not None and scale is not None
+        if table_bits < 8:
+            table, scale = narrow_table(table, scale, 1 << (8 - table_bits))
         total = np.zeros((len(rows), table.shape[2]), np.int64)
         for c in range(len(table)):
             total += table[c][codes[:, c]]

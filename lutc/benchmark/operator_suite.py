@@ -94,7 +94,7 @@ def _measure(
     layer = make_layer(operator)
     kernels = OperatorKernels(layer, target)
     kernels()
-    layer.check(kernels.result())
+    layer.check(kernels.result(), kernels.table_bits)
     with tempfile.TemporaryDirectory(prefix="lutc-bench-") as folder:
         calls: dict[str, Call] = {_OURS: kernels, **baseline_calls(engines, layer, threads, Path(folder))}
         calls |= {_CLOCK: clock} if clock else {}

@@ -72,7 +72,7 @@ def _row(operator: Operator, target: Target, core: Core, ghz: float) -> Simulate
         ideal = ideal_gemm.build(o.depth, target, objects[1])
         calls = [Call(name, tuple(np.from_dlpack(t) for t in arguments)) for name, arguments in kernels.steps]
         done = execute(objects, [*calls, *ideal.calls], cpu=_cpu(target))
-    layer.check(done[len(calls) - 1].result.reshape(o.output_shape))
+    layer.check(done[len(calls) - 1].result.reshape(o.output_shape), kernels.table_bits)
     _check_ideal(ideal, done[len(calls) :])
     costs = [price(executed, core) for executed in done]
     parts, gemm = {part_of(cost.symbol): cost for cost in costs[: len(calls)]}, costs[len(calls) :]
