@@ -51,7 +51,7 @@ def legalize_passes(target: Target) -> list[tvm.transform.Pass]:
     """Operators become PrimFuncs; the float remainder is fused by TVM, lut kernels are opaque to it."""
     return [
         *cpu.library_dispatch_passes(target),
-        relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "OIHW"]}),
+        t.ConvertConvLayout(),
         t.FoldPermutedConstants(),
         relax.transform.FoldConstant(),
         t.LegalizeFloat(),

@@ -46,7 +46,7 @@ class OperatorLayer:
                 fix="report this as a bug in lutc, with the target",
             )  # fmt: skip
 
-    def _expected(self, rows: np.ndarray, table_bits: int) -> np.ndarray:
+    def _expected(self, rows: np.ndarray, table_bits: int = 8) -> np.ndarray:
         """y [n, M] of rows [n, D]."""
         from tvm_ext.compute.narrow import narrow_table
 

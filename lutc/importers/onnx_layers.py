@@ -6,6 +6,7 @@ transposed weight behind calls that passes would have to look through.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ def convert_layer(bb: relax.BlockBuilder, op_type: str, inputs: Inputs, attrs: M
         return bb.emit(named(relax.op.matmul(inputs[0], inputs[1]), name))
     if op_type == "Clip" and inputs[0].ty.dtype == "float32":
         return _clip(bb, inputs)
+    if op_type == "Sum":  # TVM stacks the inputs and sums, which costs copies and stops its layout pass
+        return functools.reduce(lambda x, y: bb.emit(relax.op.add(x, y)), inputs)
     return None
 
 

@@ -25,7 +25,7 @@ class FrozenLUTLayer(nn.Module):
         self.op_attributes = layer.attributes()
         self.set_name(layer_name)
         if constants["inv_scale"] is not None:
-            self.register_buffer("input_signed", torch.tensor(layer.signed, device=layer.centroids.device))
+            self.register_buffer("input_signed", torch.tensor(layer.signed, device=constants["inv_scale"].device))
         self._text = layer.extra_repr()
         self.train(layer.training)
 

@@ -1,6 +1,7 @@
 """The passes, one a file, in the order the pipeline runs them."""
 
 from tvm_ext.transform._rewrite import add_layer_rows, layer_rows
+from tvm_ext.transform.convert_conv_layout import ConvertConvLayout
 from tvm_ext.transform.decompose_lut import DecomposeLUT
 from tvm_ext.transform.fold_permuted_constants import FoldPermutedConstants
 from tvm_ext.transform.fold_scale_into_table import FoldScaleIntoTable
@@ -19,6 +20,7 @@ from tvm_ext.transform.rewrite_quantized_to_integer import RewriteQuantizedToInt
 from tvm_ext.transform.vectorize_elementary import VectorizeElementary
 
 __all__ = [
+    "ConvertConvLayout",
     "DecomposeLUT",
     "FoldPermutedConstants",
     "FoldScaleIntoTable",
