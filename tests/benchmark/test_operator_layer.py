@@ -19,6 +19,8 @@ _OPERATORS = [
     ("dense 20x24 -> 9", {}),
     ("dense 1x40 -> 12", {"num_centroids": 32, "subvector_len": 7}),
     ("dense 3x16 -> 4", {"subvector_len": 4, "encode_dtype": "float32"}),
+    ("conv2d 5x9x7 -> 6 3x3", {"encoder": "tree"}),
+    ("dense 20x24 -> 9", {"encoder": "tree", "num_centroids": 8, "encode_dtype": "float32"}),
 ]
 
 
@@ -33,11 +35,12 @@ def test_kernels_compute_the_layer(text: str, options: dict) -> None:
     y = kernels.result()
     layer.check(y)
     o, lut = layer.operator, layer.lut
-    constants = {name: value for name, value in lut.constants.items() if value is not None}
+    constants = {"centroids": None} | {name: value for name, value in lut.constants.items() if value is not None}
     call = oracle.conv2d if o.is_conv else oracle.dense
     expected, _ = call(
-        layer.x, **constants, **lut.geometry, encode_dtype=lut.encode_dtype, input_signed=lut.input_signed
-    )
+        layer.x, **constants, **lut.geometry, encoder=lut.encoder, encode_dtype=lut.encode_dtype,
+        input_signed=lut.input_signed, subvector_len=lut.subvector_len,
+    )  # fmt: skip
     assert y.shape == o.output_shape and y.dtype == np.float32
     np.testing.assert_allclose(y, np.maximum(expected, 0), rtol=1e-4, atol=1e-4)
     assert kernels.names[-1].startswith("lut_lookup") and kernels.table_traffic > 0

@@ -49,6 +49,14 @@ def test_float_search_is_bound_by_multiply_adds() -> None:
     assert exact.read_us == _zen4(_CONV).read_us
 
 
+def test_trees_take_four_operations_a_level() -> None:
+    """For 64 rows of a codebook at two operations a cycle, and for 16 where the values are float32."""
+    tree = replace(_CONV, encoder="tree")
+    assert _zen4(tree, 1.0).search_us == pytest.approx(56 * 56 / 64 * 64 * (4 * 4 + 1) / 2 / 1e3)
+    assert _zen4(replace(tree, encode_dtype="float32"), 1.0).search_us == pytest.approx(4 * _zen4(tree, 1.0).search_us)
+    assert _zen4(replace(tree, num_centroids=4)).search_us < _zen4(tree).search_us < _zen4(_CONV).search_us / 10
+
+
 def test_one_row_reads_the_table_from_the_cache() -> None:
     """So few rows cannot hide the load of the table, of which a gather reads only a sixteenth."""
     one = LayerShape(1, 48, 16, 16, 768)
