@@ -17,8 +17,6 @@ from tvm_ext.compute.search import Search
 from tvm_ext.compute.windows import LANES, Windows
 from tvm_ext.tensor_intrin import Dot, TableRead, Window
 
-RUN = 16
-"""Bytes of a subvector that are regrouped together."""
 INDEX_BITS = 4
 """Low bits of an int8 score that carry the index (the shift of the definition)."""
 
@@ -185,21 +183,22 @@ def _from_plane(plane, windows: Windows, real: Callable, dot: Dot) -> Callable:
 
 
 def _from_rows(x, inv_scale, patches: Patches, search: Search, dot: Dot, real: Callable, shape) -> Callable:
-    """The same from rows whose subvectors are runs of 16 bytes: quantized ("lut_quantized") if need be, then regrouped.
+    """The same from rows whose subvectors are runs of four dwords: quantized ("lut_quantized") if need be, regrouped.
 
     The quantized rows of a block lie as `regroup_intrin` reads them.
     """
     padded, blocks, length = shape
+    run = 4 * dot.depth
 
     def element(c, block, part, r, lane, i):
-        row = tirx.min(block * LANES + lane * 4 + r, tirx.const(patches.rows - 1, "int32"))
-        value = patches.element(x, 0, row, real(c), length, part * RUN + i)
+        row = tirx.min(block * dot.block + lane * 4 + r, tirx.const(patches.rows - 1, "int32"))
+        value = patches.element(x, 0, row, real(c), length, part * run + i)
         return value if inv_scale is None else search.quantize(value, inv_scale[real(c)], dot.x_dtype)
 
-    quantized = te.compute((padded, blocks, length // RUN, 4, 4, RUN), element, name="lut_quantized")
+    quantized = te.compute((padded, blocks, length // run, 4, dot.block // 4, run), element, name="lut_quantized")
 
     def fetch(_, block, lane, c, t, i):
-        return quantized[c, block, t // 4, lane % 4, lane // 4, t % 4 * 4 + i]
+        return quantized[c, block, t // 4, lane % 4, lane // 4, t % 4 * dot.depth + i]
 
     return fetch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tvm
 from tvm import relax, te, topi
 
-from tvm_ext.compute.encode import RUN, encode_rowwise, encode_tiled
+from tvm_ext.compute.encode import encode_rowwise, encode_tiled
 from tvm_ext.compute.encode_few_rows import encode_few_rows
 from tvm_ext.compute.encode_lanes import LaneRows, encode_lanes
 from tvm_ext.compute.kernel import call_kernel, emit_kernel
@@ -111,7 +111,8 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     def tiled(x, centroids, inv_scale, score_bias, pattern) -> te.Tensor:
         isa, tiles = get_isa(layout), int(attrs["tiles"])
         dot = isa.dot_for(search.encode_dtype)
-        window, windows = isa.window_for(search.encode_dtype), None
+        window = isa.window_of(search.encode_dtype, rows) if rows else None
+        windows = None
         if int_tuple(attrs["image"]):
             windows = Windows(patches, length, dot.depth, tiles * isa.table_read.rows)
         return encode_tiled(
@@ -120,6 +121,7 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
             window=window, regroup=loader == "regroup",
         )  # fmt: skip
 
+    rows = int(pattern.ty.shape[1]) if present(pattern) else 0
     loader = ""
     if layout not in ("", "rowwise"):
         dot = get_isa(layout).dot_for(search.encode_dtype)
@@ -140,7 +142,7 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     kernel = "encode_few_rows" if isa else {"": "oracle", "rowwise": "encode_rowwise"}.get(layout, "encode_tiled")
     compute = {"encode_few_rows": few_rows, "encode_tiled": tiled}.get(kernel, rowwise)
     info = {"kind": kernel, "isa": isa or layout, "encode_dtype": search.encode_dtype, "layer": str(attrs["layer"]),
-            "loader": loader, "contiguous": int(_contiguous(patches, length))}  # fmt: skip
+            "loader": loader, "window_rows": rows, "contiguous": int(_contiguous(patches, length))}  # fmt: skip
     args = [x, centroids, given(inv_scale), given(score_bias), given(pattern)]
     return emit_kernel(bb, compute, args, call.ty, "lut_encode", info)
 
@@ -178,8 +180,9 @@ def _contiguous(patches: Patches, length: int) -> bool:
 
 
 def _integer_runs(patches: Patches, search: Search, length: int, dot: Dot) -> bool:
-    """Whether quantized subvectors are whole runs of 16 bytes for dot products of four."""
-    return search.encode_dtype == "int8" and dot.depth == 4 and length % RUN == 0 and _contiguous(patches, length)
+    """Whether quantized subvectors are whole runs of four dwords for dot products of dwords."""
+    runs = dot.depth > 1 and length % (4 * dot.depth) == 0
+    return search.encode_dtype == "int8" and runs and _contiguous(patches, length)
 
 
 OP: tvm.ir.Op = register("encode", ["x", "centroids", "inv_scale", "score_bias", "pattern"], _infer, _legalize, encode)

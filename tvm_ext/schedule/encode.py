@@ -62,7 +62,7 @@ class EncodeTiled(ScheduleRule):
             sch.vectorize(i)
             _schedule_regroup(sch, subvector, dot)
         elif loader == "window":
-            _schedule_window(sch, subvector, isa.window_for(str(kernel["encode_dtype"])))
+            _schedule_window(sch, subvector, isa.window_of(str(kernel["encode_dtype"]), int(kernel["window_rows"])))
         else:
             t, lane, i = sch.get_loops(subvector)[-3:]
             if extent(sch, t) * extent(sch, i) <= _MAX_UNROLL:
@@ -101,7 +101,7 @@ def schedule_score(sch: s_tir.Schedule, score, dot: Dot, intrin: str) -> None:
 
 def _schedule_regroup(sch: s_tir.Schedule, subvector, dot: Dot) -> None:
     t = sch.get_loops(subvector)[-3]
-    sch.tensorize(sch.split(t, [None, 4])[1], regroup_intrin(dot.x_dtype))
+    sch.tensorize(sch.split(t, [None, 4])[1], regroup_intrin(dot.x_dtype, dot.block))
 
 
 def _schedule_window(sch: s_tir.Schedule, subvector, window: Window) -> None:

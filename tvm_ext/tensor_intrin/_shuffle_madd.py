@@ -88,9 +88,10 @@ def dot_impl(dot: Dot, madd: str) -> PrimFunc:
 
 
 def byte_window(name: str, rows: int) -> Window:
-    """Windows for `dot_impl`: pairs of bytes from 16, widened by the shuffle itself, whose high index bit gives zeros."""
+    """Windows for `dot_impl`: pairs of bytes from 16, widened by the shuffle, whose high index bit gives zeros."""
     return Window(
-        name, span=16, depth=2, dtype="uint8", index_dtype="int16", rows=rows, out_dtype="int16", index_offset=-(1 << 15)
+        name, span=16, depth=2, dtype="uint8", index_dtype="int16", rows=rows, out_dtype="int16",
+        index_offset=-(1 << 15),
     )  # fmt: skip
 
 

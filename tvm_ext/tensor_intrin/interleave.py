@@ -15,12 +15,12 @@ from tvm.tirx import PrimFunc
 
 @functools.cache
 def interleave_intrin(rows: int, depth: int, source: str, dtype: str) -> str:
-    """Name of the intrinsic for `rows` neighbours in each of `depth` (2 or 4) channels of `source` elements, stored as `dtype`.
+    """Name of the intrinsic for `rows` neighbours in each of `depth` (2 or 4) channels of `source` elements.
 
-    `dtype` is `source`, or a wider type. The first call registers it.
+    They are stored as `dtype`: `source`, or a wider type. The first call registers it.
     """
-    name = f"lut_interleave_{rows}_{depth}_{source}_{dtype}"
-    s_tir.TensorIntrin.register(name, interleave_desc(rows, depth, source, dtype), interleave_impl(rows, depth, source, dtype))
+    name, shape = f"lut_interleave_{rows}_{depth}_{source}_{dtype}", (rows, depth, source, dtype)
+    s_tir.TensorIntrin.register(name, interleave_desc(*shape), interleave_impl(*shape))
     return name
 
 

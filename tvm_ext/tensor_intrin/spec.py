@@ -250,6 +250,7 @@ class Isa:
     product : how products of integer levels are summed.
     window, float_window : how conv inputs are collected for the int8 and the float32 search, or None for one element
         at a time.
+    narrow_window : for convs whose windows do not fit in `window`, fewer positions of them.
     tree : how hash trees are walked.
     arch : "x86", "aarch64" or "" for any.
     requires : LLVM feature names, all needed.
@@ -269,6 +270,7 @@ class Isa:
     manual: str
     tree: Tree = PLAIN_TREE
     window: Window | None = None
+    narrow_window: Window | None = None
     float_window: Window | None = None
     float_lanes: int = 4
     product: Product = PLAIN_PRODUCT
@@ -292,9 +294,14 @@ class Isa:
         """How the planes of convs are stored for the int8 search."""
         return self.dot.x_dtype if self.window is None else self.window.dtype
 
-    def window_for(self, encode_dtype: str) -> Window | None:
-        """How conv inputs are collected for the search in `encode_dtype`."""
-        return self.window if encode_dtype == "int8" else self.float_window
+    def windows_for(self, encode_dtype: str) -> tuple[Window, ...]:
+        """How conv inputs can be collected for the search in `encode_dtype`, best first."""
+        windows = (self.window, self.narrow_window) if encode_dtype == "int8" else (self.float_window,)
+        return tuple(window for window in windows if window is not None)
+
+    def window_of(self, encode_dtype: str, rows: int) -> Window:
+        """The one of `windows_for` that takes so many rows."""
+        return next(window for window in self.windows_for(encode_dtype) if window.rows == rows)
 
 
 def table_bits(preadd: int) -> int:

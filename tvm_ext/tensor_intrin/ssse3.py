@@ -31,4 +31,5 @@ def register() -> None:
     read = table_read_impl(ISA.table_read, "llvm.x86.ssse3.pshuf.b.128", "llvm.x86.ssse3.pmadd.ub.sw.128")
     s_tir.TensorIntrin.register(ISA.table_read.intrin, table_read_desc(ISA.table_read), read)
     s_tir.TensorIntrin.register(ISA.dot.intrin, dot_desc(ISA.dot), dot_impl(ISA.dot, "llvm.x86.sse2.pmadd.wd"))
-    s_tir.TensorIntrin.register(_WINDOW.intrin, window_desc(_WINDOW), window_impl(_WINDOW, "llvm.x86.ssse3.pshuf.b.128"))
+    window = window_impl(_WINDOW, "llvm.x86.ssse3.pshuf.b.128")
+    s_tir.TensorIntrin.register(_WINDOW.intrin, window_desc(_WINDOW), window)

@@ -252,10 +252,11 @@ def _pack_encode(rewriter, encode: relax.Call, choice: Choice, isa: Isa) -> rela
         cents, bias = pack.pack_lanes(cents, bias, choice.isa.table_read)
     if windows is not None:
         image = patches.shape
-        window = choice.isa.window_for(encode_dtype)
+        fitting = (w for w in choice.isa.windows_for(encode_dtype) if windows.fits(w.span, w.rows))
+        window = next(fitting, None)
         if by_element and not windows.interleaved:
             pattern = windows.pattern(ROWS).reshape(-1, PART).astype(np.int8)
-        elif not by_element and window is not None and windows.fits(window.span, window.rows):
+        elif not by_element and window is not None:
             pattern = (windows.pattern(window.rows) + window.index_offset).astype(window.index_dtype)
         x = rewriter.builder_.emit(
             _plane(x, encode, windows, choice.isa, array(inv_scale) if integer else None, zero_point)
@@ -286,8 +287,7 @@ def _plane(
     integer = inv_scale is not None
     if integer:  # of the codebook that a channel belongs to
         inv_scale = inv_scale[np.arange(channels) * windows.patches.taps // windows.length]
-    window = isa.window_for(str(a["encode_dtype"]))
-    span = max(window.span if window else 0, PART)
+    span = max((PART, *(window.span for window in isa.windows_for(str(a["encode_dtype"])))))
     return plane(
         x, None if inv_scale is None else relax.const(inv_scale), encode_dtype=str(a["encode_dtype"]),
         input_signed=bool(int(a["input_signed"])), **windows.patches.geometry(), size=windows.plane_size(span),

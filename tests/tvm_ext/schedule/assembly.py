@@ -32,10 +32,10 @@ def stack_access(line: str) -> bool:
 
 
 def kernel_lines(asm: str, symbol: str) -> list[str]:
-    """The lines of the parallel bodies of the PrimFunc `symbol`, without directives and comments."""
+    """The lines of the parallel bodies of the PrimFunc `symbol`, or all, without directives and comments."""
     launcher = _function(asm, f"{symbol}_compute_")
     names = dict.fromkeys(_LAMBDA.findall("\n".join(launcher)))
-    return [line for name in names for line in _function(asm, name)]
+    return [line for name in names for line in _function(asm, name)] if names else launcher
 
 
 def _function(asm: str, name: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 
 import pytest
 from tvm.target import Target
@@ -167,6 +168,51 @@ def test_search_uses_the_dot_product(name: str, instruction: str, layer: str) ->
     found = [line.split()[0] for line in lines]
     assert found.count(instruction) >= 16
     assert not [line for line in lines if line.split()[0] in ("callq", "bl", "blr") and "Parallel" not in line]
+
+
+LOADERS = [
+    Layer("stride", (1, 64, 28, 28), 32, length=9, kernel=(3, 3), pads=(1, 1, 1, 1), strides=(2, 2)),
+    Layer("one_by_one", (1, 64, 28, 28), 32, kernel=(1, 1), strides=(2, 2), search="s8"),
+    Layer("rows", (128, 128), 32, length=16, search="s8"),
+    Layer("few_rows", (1, 768), 768, length=16, search="s8"),
+]
+_SINGLE = {
+    "movzbl", "movzwl", "movsbl", "movswl", "pinsrb", "pinsrw", "pextrb", "pextrw", "movss", "insertps", "gatherqps",
+    "gatherdps", "pgatherdd",
+}  # fmt: skip
+_WINDOW = {"pshufb", "permb", "permi2w", "permt2w"}
+
+
+@functools.cache
+def _loaders(name: str) -> str:
+    built = pipeline.build(module_of(LOADERS), TARGETS[name])
+    return built.executable.mod.imports[0].inspect_source("asm")
+
+
+@pytest.mark.parametrize("layer", LOADERS, ids=lambda layer: layer.name)
+@pytest.mark.parametrize(
+    ("name", "dot"), [("ssse3", "pmaddwd"), ("avx2", "vpmaddwd"), ("avx512", "vpmaddwd"), ("avx512_vbmi", "vpdpbusd")]
+)
+def test_search_takes_its_inputs_as_vectors(name: str, dot: str, layer: Layer) -> None:
+    """Inputs are moved by shuffles, not one at a time; the loop over the products holds as many as the search has."""
+    lines = kernel_lines(_loaders(name), f"lut_encode_{layer.name}")
+    found = Counter(line.split()[0].removeprefix("v") for line in lines)
+    # codes leave one by one in some tiles: 16 of every codebook of a group
+    assert sum(found[m] for m in _SINGLE) <= 8
+    if layer.name == "stride":
+        assert sum(found[m] for m in _WINDOW) >= 3
+    steps = 4 if layer.name == "few_rows" else 16
+    assert found[dot.removeprefix("v")] >= steps
+    assert not [line for line in lines if line.split()[0] == "callq" and "Parallel" not in line]
+
+
+@pytest.mark.parametrize("name", ["avx2", "avx512", "avx512_vbmi"])
+def test_search_keeps_its_inputs_in_registers(name: str) -> None:
+    """The widest loop of products moves no vector to or from the stack."""
+    lines = kernel_lines(_loaders(name), "lut_encode_one_by_one")
+    loop = busiest(innermost_loops(lines), "vpdpbusd" if name == "avx512_vbmi" else "vpmaddwd")
+    stored = [line for line in _spills(loop.lines, name) if _operands(line)[-1].strip().endswith(")")]
+    assert len(stored) <= 2  # what was best of a codebook may wait there for the others of its group
 
 
 def test_generic_needs_no_shuffle() -> None:

@@ -88,7 +88,7 @@ def _cases(isa: Isa) -> list[Case]:
         cases += [_dot_case(isa.dot, style) for style in range(6)]
         cases += [_dot_lanes_case(isa.dot, style) for style in range(6)]
     cases += [_horizontal_max_case(style) for style in range(6)]
-    for window in (isa.window, isa.float_window):
+    for window in (isa.window, isa.narrow_window, isa.float_window):
         if window is not None:
             cases += [_window_case(window, style) for style in range(6)]
     return cases
@@ -177,20 +177,24 @@ def test_tiles_are_transposed(lanes: int, name: str) -> None:
     np.testing.assert_array_equal(got, value.T)
 
 
-@pytest.mark.parametrize(("dtype", "name"), [("uint8", "avx512_vbmi"), ("int8", "neon_dotprod"), ("uint8", "ssse3")])
-def test_bytes_are_regrouped(dtype: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "count", "name"),
+    [("uint8", 16, "avx512_vbmi"), ("int8", 16, "neon_dotprod"), ("int16", 8, "avx2"), ("int16", 16, "ssse3")],
+)
+def test_bytes_are_regrouped(dtype: str, count: int, name: str) -> None:
     skip_unless_runnable(TARGETS[name])
-    rows = np.arange(256).astype(dtype).reshape(4, 4, 16)
+    depth = 4 // np.dtype(dtype).itemsize
+    rows = np.arange(4 * count * depth).astype(dtype).reshape(4, count // 4, 4 * depth)
     bb, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType(rows.shape, dtype))
     with bb.function("main", [x]):
         outputs = []
-        for symbol, func in (("impl", regroup_impl(dtype)), ("desc", regroup_desc(dtype))):
+        for symbol, func in (("impl", regroup_impl(dtype, count)), ("desc", regroup_desc(dtype, count))):
             gv = bb.add_func(s_tir.renew_defs(func.with_attr("tirx.noalias", True)), symbol)
-            outputs.append(bb.emit(relax.call_tir(gv, [x], relax.TensorType((4, 16, 4), dtype))))
+            outputs.append(bb.emit(relax.call_tir(gv, [x], relax.TensorType((4, count, depth), dtype))))
         bb.emit_func_output(relax.Tuple(outputs))
     impl, desc = execute(bb.get(), [rows], TARGETS[name])
     np.testing.assert_array_equal(impl, desc)
-    np.testing.assert_array_equal(desc, rows.transpose(1, 0, 2).reshape(16, 4, 4).transpose(1, 0, 2))
+    np.testing.assert_array_equal(desc, rows.transpose(1, 0, 2).reshape(count, 4, depth).transpose(1, 0, 2))
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_packed_shapes_of_row_loads(isa: str, search: str) -> None:
         (Layer("same", (1, 3, 8, 9), 5, length=9, kernel=(3, 3), pads=(1, 1, 1, 1)), True),
         (Layer("stride", (1, 3, 16, 16), 5, length=9, kernel=(3, 3), pads=(1, 1, 1, 1), strides=(2, 2)), True),
         (Layer("one_by_one", (1, 4, 8, 8), 5, length=4, kernel=(1, 1)), True),
-        (Layer("one_by_one_padded", (1, 4, 8, 8), 5, length=4, kernel=(1, 1), pads=(0, 0, 0, 1), strides=(1, 2)), False),
+        (Layer("one_by_one_padded", (1, 4, 8, 8), 5, kernel=(1, 1), pads=(0, 0, 0, 1), strides=(1, 2)), False),
         (Layer("one_by_one_v2", (1, 4, 8, 8), 5, length=2, kernel=(1, 1)), False),
         (Layer("far", (1, 3, 16, 16), 5, length=9, kernel=(3, 3), dilations=(1, 7)), False),
     ],
