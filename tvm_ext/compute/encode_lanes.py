@@ -57,7 +57,7 @@ def encode_lanes(
     inputs: LaneRows | Windows, *, plane: int, periods: int, batch: int, tiles: int, groups: int, steps: int,
     codebooks: int, read: TableRead,
 ) -> PrimFunc:  # fmt: skip
-    """Codes uint8 [batch, tiles, groups, *read.code_shape].
+    """Codes uint8 [batch, tiles, groups, *read.code_shape]; those of padding rows are not written.
 
     x: rows (see `LaneRows`), or planes [batch, channels, plane], with pattern int8 [periods, 16] where they are not
     interleaved (1x1). centroids int8
@@ -130,7 +130,7 @@ def _of_rows(turn_of, inputs: LaneRows, tiles: int, groups: int, steps: int, rea
             T.reads(x[0:size])
             T.writes(codes[0:1, 0:tiles, 0:groups])
             for t in over_tiles(tiles):
-                for quad in T.serial(read.rows // ROWS):
+                for quad in T.serial(T.min(read.rows // ROWS, (inputs.rows - t * read.rows + ROWS - 1) // ROWS)):
                     joined = T.alloc_buffer((ROWS,), "int32")
                     joined[T.ramp(0, 1, ROWS)] = T.broadcast(T.int32(0), ROWS)
                     for turn in T.serial(padded):
@@ -145,6 +145,7 @@ def _of_planes(
 ) -> PrimFunc:  # fmt: skip
     over_tiles = _loop(batch * tiles * read.rows * groups * read.group * steps)
     padded, channels, pattern_shape = groups * read.group, inputs.patches.shape[1], (periods or 1, PART)
+    rows = inputs.patches.rows
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -161,7 +162,7 @@ def _of_planes(
             for bt in over_tiles(batch * tiles):
                 b: T.let = bt // tiles
                 t: T.let = bt % tiles
-                for quad in T.serial(read.rows // ROWS):
+                for quad in T.serial(T.min(read.rows // ROWS, (rows - t * read.rows + ROWS - 1) // ROWS)):
                     joined = T.alloc_buffer((ROWS,), "int32")
                     joined[T.ramp(0, 1, ROWS)] = T.broadcast(T.int32(0), ROWS)
                     for turn in T.serial(padded):

@@ -16,12 +16,14 @@ from tvm_ext.compute.lookup import Epilogue
 from tvm_ext.tensor_intrin import TableRead
 from tvm_ext.threads import worth_threads
 
-_LANES, _MAX_VECTORS = 16, 8
+_LANES, _PIECE, _MAX_VECTORS = 16, 4, 8
+"""Entries of an int8 vector, results of a float32 one, and vectors of entries whose sums stay in registers."""
 _CACHE_BYTES = 48 << 10
 """Of a table that a block of rows reads at a time: what a first-level cache has left."""
 _LEAST_CHUNK, _INT16_GROUPS = 4, 63
-"""Groups of four codebooks between additions to the sums: fewer cost more than the cache gives; 252 * 128 fits int16."""
+"""Groups of four codebooks between additions to the sums: fewer cost too much, and 252 codebooks * 128 fit int16."""
 _NS_PER_ENTRY = 1 / 30
+_ZIP = [[i + half for i in range(first, first + 4) for half in (0, 8)] for first in (0, 4)]
 _FLOAT_HIGH, _FLOAT_ZERO = 0x4B00, float(2**23 + 2**15)
 """High half of 2^23 as float32: with an unsigned 16-bit number below it, it is 2^23 plus that number."""
 
@@ -91,31 +93,51 @@ def lookup_rows(
                     total = total + table[s, g * group + c, rows[c], lanes]
                 T.buffer_store(acc, acc[lanes] + T.cast(total, f"int16x{_LANES}"), [lanes])
 
-    def clear(acc) -> None:
-        for v in range(vectors):
-            T.buffer_store(acc, T.broadcast(T.int16(0), _LANES), [T.ramp(v * _LANES, 1, _LANES)])
-
-    def add(sums, acc, r) -> None:
+    def start(acc, sums, r, first: bool) -> None:
+        """int16 sums go on where they are; others are added to int32 at the end."""
         for v in range(vectors):
             lanes = T.ramp(v * _LANES, 1, _LANES)
-            T.buffer_store(sums, sums[r, lanes] + T.cast(acc[lanes], f"{sum_dtype}x{_LANES}"), [r, lanes])
+            low = T.broadcast(T.int16(-32768 if narrow else 0), _LANES)
+            T.buffer_store(acc, low if first or not narrow else sums[r, lanes], [lanes])
 
-    def clear_sums(sums) -> None:
-        for r in range(tile):
-            for v in range(vectors):
-                T.buffer_store(sums, T.broadcast(T.Cast(sum_dtype, T.int32(0)), _LANES), [r, T.ramp(v * _LANES, 1, _LANES)])
+    def end(acc, sums, r, first: bool) -> None:
+        for v in range(vectors):
+            lanes = T.ramp(v * _LANES, 1, _LANES)
+            value = acc[lanes] if narrow else T.cast(acc[lanes], f"int32x{_LANES}")
+            T.buffer_store(sums, value if first or narrow else sums[r, lanes] + value, [r, lanes])
 
-    def store(total, at, n, scale, shift, other, inv_scale, y, quantized) -> None:
+    def total(sums, r, m, half: int):
+        """float32x4: sums of the outputs m + 4 * half ... of a slab; those of int16 have started at -32768."""
+        if not narrow:
+            return T.cast(sums[r, T.ramp(m + _PIECE * half, 1, _PIECE)], f"float32x{_PIECE}")
+        pairs = T.Shuffle([sums[r, T.ramp(m, 1, 8)], T.broadcast(T.int16(_FLOAT_HIGH), 8)], _ZIP[half])
+        return T.reinterpret("float32x4", pairs) - T.broadcast(T.float32(_FLOAT_ZERO), _PIECE)
+
+    def store(value, at, n, scale, shift, other, inv_scale, y, quantized) -> None:
         """Results from their sums; `at` is an output or a ramp of four."""
-        value = total * scale[at]
-        value = epilogue.value(value + shift[at] if bias else value, (n, at), other if residual else None)
+        lanes = _PIECE if isinstance(at, Ramp) else 1
+        value = value * scale[at]
+        value = value + shift[at] if bias else value
+        value = value + other[n, at] if residual else value
+        if epilogue.activation == "relu":
+            value = _at_least_zero(value, lanes)
         if epilogue.keep_float or epilogue.search is None:
             T.buffer_store(y, value, [n, at])
         if epilogue.search is not None:
-            lanes = 4 if isinstance(at, Ramp) else 1
             scaled = value * inv_scale[at]  # a vector of scales, where `quantize` takes one
             result = epilogue.search.quantize(scaled, T.float32(1), epilogue.quantized, lanes)
             T.buffer_store(quantized, result, [n, at])
+
+    def finish(sums, s, r, n, m, *buffers) -> None:
+        for i in range(_LANES // _PIECE):
+            value = total(sums, r, m + i // 2 * 8, i % 2)
+            store(value, T.ramp(s * width + m + _PIECE * i, 1, _PIECE), n, *buffers)
+
+    def finish_one(sums, s, r, n, m, *buffers) -> None:
+        value = T.cast(sums[r, m], "float32")
+        if narrow:
+            value = T.cast(T.reinterpret("uint16", sums[r, m]), "float32") - T.float32(32768)
+        store(value, s * width + m, n, *buffers)
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -135,22 +157,27 @@ def lookup_rows(
             for t in over_tiles(tiles):
                 sums = T.alloc_buffer((tile, width), sum_dtype)
                 for s in T.serial(count):
-                    clear_sums(sums)
-                    for part in T.serial(chunks):
+                    for r in T.serial(T.min(tile, rows - t * tile)):
+                        acc = T.alloc_buffer((width,), "int16")
+                        start(acc, sums, r, True)
+                        for g in T.serial(T.min(slab.chunk, groups)):
+                            accumulate(codes, table, acc, s, t, r, g)
+                        end(acc, sums, r, True)
+                    for part in T.serial(chunks - 1):
                         for r in T.serial(T.min(tile, rows - t * tile)):
                             acc = T.alloc_buffer((width,), "int16")
-                            clear(acc)
-                            for g in T.serial(T.min(slab.chunk, groups - part * slab.chunk)):
-                                accumulate(codes, table, acc, s, t, r, part * slab.chunk + g)
-                            add(sums, acc, r)
+                            start(acc, sums, r, False)
+                            for g in T.serial(T.min(slab.chunk, groups - (part + 1) * slab.chunk)):
+                                accumulate(codes, table, acc, s, t, r, (part + 1) * slab.chunk + g)
+                            end(acc, sums, r, False)
+                    # through memory: else LLVM would lift scales and biases out of the loop over rows, and spill them
+                    here: T.let = T.min(width, outputs - s * width)
                     for r in T.serial(T.min(tile, rows - t * tile)):
-                        here: T.let = T.min(width, outputs - s * width)
-                        for m in T.serial(here // 4):
-                            store(_four(sums, r, m * 4), T.ramp(s * width + m * 4, 1, 4), t * tile + r,
-                                  scale, shift, other, inv_scale, y, quantized)  # fmt: skip
-                        for m in T.serial(here % 4):
-                            store(T.cast(sums[r, here // 4 * 4 + m], "float32"), s * width + here // 4 * 4 + m,
-                                  t * tile + r, scale, shift, other, inv_scale, y, quantized)  # fmt: skip
+                        for m in T.serial(here // _LANES):
+                            finish(sums, s, r, t * tile + r, m * _LANES, scale, shift, other, inv_scale, y, quantized)
+                        for m in T.serial(here % _LANES):
+                            finish_one(sums, s, r, t * tile + r, here // _LANES * _LANES + m,
+                                       scale, shift, other, inv_scale, y, quantized)  # fmt: skip
 
     fused = epilogue.search is not None
     given = (True, True, True, bias, residual, fused, epilogue.keep_float or not fused, fused)
@@ -158,12 +185,7 @@ def lookup_rows(
     return PrimFunc(params, kernel.body, kernel.ret_type, kernel.attrs)
 
 
-def _four(sums, r, m):
-    """Four sums as float32: int16 by interleaving, which any pipe does, where a conversion is slow on most cores."""
-    lanes = T.ramp(m, 1, 4)
-    if str(sums.dtype) != "int16":
-        return T.cast(sums[r, lanes], "float32x4")
-    unsigned = T.bitwise_xor(sums[r, lanes], T.broadcast(T.int16(-32768), 4))
-    high = T.broadcast(T.int16(_FLOAT_HIGH), 4)
-    pairs = T.Shuffle([unsigned, high], [0, 4, 1, 5, 2, 6, 3, 7])
-    return T.reinterpret("float32x4", pairs) - T.broadcast(T.float32(_FLOAT_ZERO), 4)
+def _at_least_zero(value, lanes: int):
+    if lanes == 1:
+        return T.max(value, T.float32(0))
+    return T.call_llvm_pure_intrin("float32x4", "llvm.maxnum.v4f32", value, T.broadcast(T.float32(0), lanes))

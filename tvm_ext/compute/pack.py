@@ -58,7 +58,7 @@ def register_tile(tiles: int, outputs: int, codebooks: int, read: TableRead, lan
     def cost(tile: RegisterTile) -> float:
         row_blocks, blocks = -(-tiles // tile.row_tiles), -(-outputs // tile.outputs)
         lookups = row_blocks * tile.row_tiles * read.rows * blocks * tile.outputs * codebooks
-        return lookups * (1 + 0.3 * (1 / tile.row_tiles + 1 / tile.outputs))
+        return lookups * (1 + read.load_cost * (1 / tile.row_tiles + 1 / tile.outputs))
 
     candidates = [RegisterTile(r, q) for r in range(1, read.tiles + 1) for q in range(1, read.tiles // r + 1)]
     return min((tile for tile in candidates if not lanes or lanes % tile.outputs == 0), key=cost)

@@ -7,6 +7,7 @@ from tvm.tirx import PrimFunc
 
 from tvm_ext.compute.patches import Patches
 from tvm_ext.compute.search import Search
+from tvm_ext.tensor_intrin._lane_search import quantized
 from tvm_ext.threads import worth_threads
 
 _NS_PER_ELEMENT = 0.1
@@ -34,6 +35,11 @@ def quantize_rows_kernel(patches: Patches, search: Search, codebooks: int, lengt
         at = (n * codebooks + c) * width + v
         if lanes == 1:
             T.buffer_store(out, search.quantize(x[n, c * length + v], inv_scale[c], "int8"), [at])
+            return
+        if lanes == 16:
+            parts = [x[n, T.ramp(c * length + v + i, 1, 4)] for i in range(0, 16, 4)]
+            value = quantized(parts, T.broadcast(inv_scale[c], 4), search.input_signed)
+            T.buffer_store(out, value, [T.ramp(at, 1, lanes)])
             return
         part = x[n, T.ramp(c * length + v, 1, lanes)]
         T.buffer_store(out, search.quantize(part, inv_scale[c], "int8", lanes), [T.ramp(at, 1, lanes)])

@@ -38,6 +38,22 @@ def interleaved(channels: Sequence[Expr]) -> Expr:
     return T.Shuffle(low, _ZIP)
 
 
+def quantized(values: Sequence[Expr], scale: Expr, signed: bool) -> Expr:
+    """clip(round_half_even(value * scale)) of four float32x4 as int8x16; unsigned ones are clipped to 0..255, less 128.
+
+    Conversion rounds and narrowing clips, so neither takes instructions of its own.
+    """
+    convert = llvm_intrinsic("llvm.aarch64.neon.fcvtns.v4i32.v4f32")
+    words = llvm_intrinsic("llvm.aarch64.neon.sqxtn.v4i16")
+    narrow = llvm_intrinsic(f"llvm.aarch64.neon.{'sqxtn' if signed else 'sqxtun'}.v8i8")
+    parts = [T.call_llvm_pure_intrin(_WORD, convert, value * scale) for value in values]
+    parts = [T.call_llvm_pure_intrin("int16x4", words, part) for part in parts]
+    halves = [T.Shuffle([parts[i], parts[i + 1]], list(range(8))) for i in (0, 2)]
+    halves = [T.call_llvm_pure_intrin("int8x8", narrow, half) for half in halves]
+    both = T.Shuffle(halves, list(range(16)))
+    return both if signed else T.bitwise_xor(both, T.broadcast(T.int8(-128), 16))
+
+
 def with_index(score: Expr, group: int) -> Expr:
     """The low four bits of the scores of centroids 4 * group ... replaced by 15 - index, in one instruction (sri)."""
     insert = llvm_intrinsic("llvm.aarch64.neon.vsri.v4i32")

@@ -16,7 +16,15 @@ from tvm_ext.tensor_intrin.spec import Isa, TableRead
 
 # 6 tiles are 12 accumulators: tbl takes neighbouring registers, and LLVM copies accumulators about when few are free
 _READ = TableRead(
-    "lut_read_neon_pairs", rows=16, group=4, acc_dtype="int16", order="pairs", tiles=6, code_offset=16, preadd=2
+    "lut_read_neon_pairs",
+    rows=16,
+    group=4,
+    acc_dtype="int16",
+    order="pairs",
+    tiles=6,
+    code_offset=16,
+    load_cost=0.1,
+    preadd=2,
 )
 ISA: Isa = replace(neon_dotprod.ISA, name="neon_wide_narrow", core="wide", rank=22, table_read=_READ)
 

@@ -29,6 +29,7 @@ class TableRead:
     tiles : accumulator tiles (row tiles x outputs) that stay in registers.
     intrin_mult : name of the variant that multiplies by a u7 factor per codebook, or "".
     code_offset : added to a code for each codebook before its own in one table operand: where its table starts.
+    load_cost : of a load beside a table read's instructions, for the choice of a register tile.
     preadd : neighbouring codebooks whose entries are added in int8, so that a table must not overflow there.
     """
 
@@ -40,6 +41,7 @@ class TableRead:
     tiles: int
     intrin_mult: str = ""
     code_offset: int = 0
+    load_cost: float = 0.3
     preadd: int = 1
 
     @property
