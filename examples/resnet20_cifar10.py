@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--temperature-lr", type=float, default=1e-2)
     parser.add_argument("--temperature", choices=("learned", "fixed", "annealed"), default="learned")
     parser.add_argument("--calibration-images", type=int, default=512)
+    parser.add_argument("--test-images", type=int, help="measure accuracy on so many; default: all")
     parser.add_argument("--start", choices=("reconstruct", "kmeans"), default="reconstruct")
     parser.add_argument("--encode-dtype", choices=("int8", "float32"), default="int8")
     parser.add_argument("--table-dtype", choices=("int8", "float32"), default="int8")
@@ -97,7 +98,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     folder = data_folder(options.data)
     train_x, train_y = cifar10(folder, "train", options.limit)
-    test_x, test_y = cifar10(folder, "test", options.limit)
+    test_x, test_y = cifar10(folder, "test", options.test_images or options.limit)
     test_x = cifar10_normalised(test_x)
 
     model = ResNet20()
@@ -117,10 +118,9 @@ def main() -> None:
         results["training seconds"] = train_lut(
             model, teacher, train_x, train_y, options, rank, processes, checkpoint, first_step
         )
-        calibration = [cifar10_normalised(part) for part in train_x[:5000].split(250)]
-        results["before batch norm is measured again"] = accuracy(predict(model, test_x), test_y)
-        reestimate_batch_norm_(model, calibration)
     if rank == 0:
+        if options.epochs > 0:
+            reestimate_batch_norm_(model, [cifar10_normalised(part) for part in train_x[:2000].split(100)])
         finish(model, test_x, test_y, options, results)
 
 

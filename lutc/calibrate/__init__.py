@@ -17,7 +17,7 @@ from lutc.calibrate.kmeans import kmeans
 from lutc.calibrate.layers import FloatLayer, Geometry, choose_layers
 from lutc.calibrate.rows import RowSample
 from lutc.config import LUTConfig
-from lutc.errors import InputError, ModelImportError
+from lutc.errors import InputError, LutcError, ModelImportError
 from lutc.files import check_writable
 from lutc.importers.codebook import Codebook, inverse_scale
 from lutc.importers.codebooks import Codebooks
@@ -70,7 +70,7 @@ def calibrate(
     VerifyError : the model cannot be run.
     """
     config, tell = config or LUTConfig(), progress or _log_progress
-    _check_encoder(config)
+    _check_config(config)
     start = time.perf_counter()
     prepared, source = _prepare(model)
     chosen, skipped = choose_layers(prepared, source, layers, keep_float)
@@ -123,13 +123,20 @@ def calibrate_file(
     return codebooks
 
 
-def _check_encoder(config: LUTConfig) -> None:
+def _check_config(config: LUTConfig) -> None:
     if config.encoder != "l2":
         raise InputError(
             "cannot calibrate this kind of codebook",
             where="config",
             reason=f"k-means finds centroids for closest-centroid search, not for encoder={config.encoder!r}",
             fix='use encoder="l2"',
+        )
+    if config.table_bits != 8:
+        raise LutcError(
+            f"cannot calibrate for tables of {config.table_bits} bits",
+            where="config.table_bits",
+            reason="a codebook file holds centroids; the tables made of them have 8 bits",
+            fix="leave table_bits at 8, or train with lutc.nn",
         )
 
 

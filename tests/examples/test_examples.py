@@ -1,0 +1,127 @@
+"""The training recipes run from data files to the accuracy of a compiled artifact, on a few made-up examples."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+pytest.importorskip("rich")
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(script: str, *options: object, cwd: Path) -> dict:
+    """The script's results.json."""
+    environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(EXAMPLES / script), "--output", str(cwd / "out"), *map(str, options)]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((cwd / "out" / "results.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "script", ["keyword_spotting.py", "resnet20_cifar10.py", "sentence_classification.py", "train_digits.py"]
+)
+def test_help(script: str):
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / script), "--help"],
+        env=os.environ | {"PYTHONPATH": str(EXAMPLES.parent)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "--output" in done.stdout
+
+
+@pytest.mark.slow
+def test_keyword_spotting_on_sound_files(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    time = np.arange(16000) / 16000
+    held_out = []
+    for pitch, word in ((300, "yes"), (900, "no"), (2000, "tree")):
+        (tmp_path / word).mkdir()
+        for index in range(12):
+            sound = 0.3 * np.sin(2 * np.pi * pitch * time) + 0.05 * rng.normal(size=16000)
+            write_wave(tmp_path / word / f"{index}.wav", sound)
+        held_out += [f"{word}/{index}.wav" for index in range(4)]
+    (tmp_path / "_background_noise_").mkdir()
+    write_wave(tmp_path / "_background_noise_" / "hum.wav", 0.1 * rng.normal(size=40000))
+    (tmp_path / "testing_list.txt").write_text("\n".join(held_out))
+    options = ("--data", tmp_path, "--width", 8, "--float-epochs", 30, "--epochs", 5, "--batch", 8)
+    results = run("keyword_spotting.py", *options, cwd=tmp_path)
+    assert results["float"] > 80
+    assert results["compiled artifact"] == results["lookup tables in torch"] > 60
+
+
+def write_wave(path: Path, samples: np.ndarray) -> None:
+    with wave.open(str(path), "wb") as writer:
+        writer.setnchannels(1), writer.setsampwidth(2), writer.setframerate(16000)
+        writer.writeframes((samples.clip(-1, 1) * 32767).astype("<i2").tobytes())
+
+
+@pytest.mark.slow
+def test_resnet20_on_binary_files_and_again_from_its_checkpoint(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    for name in ("data_batch_1", "test_batch"):
+        labels = rng.integers(0, 2, 64)
+        images = rng.integers(0, 60, (64, 3, 32, 32)) + labels[:, None, None, None] * 150
+        rows = np.concatenate((labels[:, None], images.reshape(64, -1)), 1).astype(np.uint8)
+        rows.tofile(tmp_path / f"{name}.bin")
+    options = ("--data", tmp_path, "--batch", 32, "--calibration-images", 32)
+    results = run("resnet20_cifar10.py", *options, "--float-epochs", 3, "--epochs", 1, cwd=tmp_path)
+    assert results["compiled artifact"] == results["lookup tables in torch"]
+    assert (tmp_path / "out" / "loss.csv").exists() is False  # written every 25 steps
+
+
+@pytest.mark.slow
+def test_sentence_classification_with_an_encoder_of_noise(tmp_path: Path):
+    tokenizers = pytest.importorskip("tokenizers")
+    words = ["[UNK]", "good", "bad", "film", "the", "a", "was", "is", "very", "not"]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    save_file(noise_encoder(len(words)), tmp_path / "model.safetensors")
+    texts = ["the film was good", "the film was bad", "a good film is very good", "not a bad film", "the was"]
+    (tmp_path / "SST-2").mkdir(), (tmp_path / "STS-B").mkdir()
+    sst = "\n".join(["sentence\tlabel", *(f"{text}\t{i % 2}" for i, text in enumerate(texts * 4))])
+    pairs = [f"{i}\t{texts[i]}\t{texts[i + 1]}\t{i}" for i in range(len(texts) - 1)]
+    sts = "\n".join(["index\tsentence1\tsentence2\tscore", *pairs])
+    for split in ("train", "dev"):
+        (tmp_path / "SST-2" / f"{split}.tsv").write_text(sst)
+        (tmp_path / "STS-B" / f"{split}.tsv").write_text(sts)
+    options = ("--data", tmp_path, "--encoder", tmp_path / "model.safetensors", "--layers", 1, "--steps", 2)
+    results = run(
+        "sentence_classification.py", *options, "--tokenizer", tmp_path / "tokenizer.json", "--batch", 4,
+        "--calibration-sentences", 8, cwd=tmp_path,
+    )  # fmt: skip
+    found, expected = (results[name]["STS-B Spearman"] for name in ("compiled artifact", "lookup tables in torch"))
+    assert found == pytest.approx(expected, abs=1e-3)
+
+
+def noise_encoder(words: int, width: int = 64, inner: int = 96, layers: int = 2) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    shapes = {
+        "embeddings.word_embeddings.weight": (words, width),
+        "embeddings.position_embeddings.weight": (64, width),
+        "embeddings.token_type_embeddings.weight": (2, width),
+    }
+    linears = {"attention.self.query": width, "attention.self.key": width, "attention.self.value": width}
+    linears |= {"attention.output.dense": width, "intermediate.dense": inner, "output.dense": width}
+    for index in range(layers):
+        for name, outputs in linears.items():
+            inputs = inner if name == "output.dense" else width
+            shapes[f"encoder.layer.{index}.{name}.weight"] = (outputs, inputs)
+            shapes[f"encoder.layer.{index}.{name}.bias"] = (outputs,)
+    state = {name: torch.randn(shape) / shape[-1] ** 0.5 for name, shape in shapes.items()}
+    norms = ["embeddings.LayerNorm"]
+    norms += [f"encoder.layer.{i}.{part}.LayerNorm" for i in range(layers) for part in ("attention.output", "output")]
+    for name in norms:
+        state |= {f"{name}.weight": torch.ones(width), f"{name}.bias": torch.zeros(width)}
+    return state
