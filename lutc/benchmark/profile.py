@@ -24,12 +24,13 @@ from lutc.targets import check_runs_here, llvm_target
 
 Arguments = tuple[tuple[tuple[int, ...], str], ...]
 _READ = "lut_lookup"
-_SYMBOL = re.compile(rf"({'|'.join(PARTS)})_?(.*)")
+_INTEGER_PARTS = {"lut_levels": "quantize", "lut_quantized_conv2d": "product", "lut_quantized_dense": "product"}
+_SYMBOL = re.compile(rf"({'|'.join([*PARTS, *_INTEGER_PARTS])})_?(.*)")
 
 
 @dataclass
 class ProfileRow:
-    """A layer of tables (kind "lut") with its parts, or a kernel of the float remainder (kind "float").
+    """A layer of tables (kind "lut") or of integers ("integer") with its parts, or a kernel of the float remainder.
 
     Parameters
     ----------
@@ -38,6 +39,7 @@ class ProfileRow:
         search reads floats itself, or another layer searched the same input. The epilogue (scale, bias, residual, relu,
         order and type of the result) is one kernel with the read: it is timed apart (see `epilogue`), and the read is
         the rest; None for both parts' split where it was not.
+    product_us : sums of products of an integer layer, with all behind them.
     encode_bound_share, read_bound_share : the least time of the part by the cost model over its time.
     rows : N, positions that the layer computes.
     calls : kernel calls.
@@ -58,6 +60,7 @@ class ProfileRow:
     rows: int | None = None
     calls: int = 0
     encoder: str | None = None
+    product_us: float | None = None
 
 
 @dataclass
@@ -78,6 +81,7 @@ class ProfileReport(Report):
             Column("encode_us", "encode us", 1),
             Column("read_us", "read us", 1),
             Column("epilogue_us", "epilogue us", 1),
+            Column("product_us", "product us", 1),
             Column("encode_percent", "encode % of bound", 0),
             Column("read_percent", "read % of bound", 0),
             *([Column("encoder", "encoder")] if any(row.encoder == "tree" for row in self.rows) else []),
@@ -154,17 +158,20 @@ def _ghz() -> float | None:
 
 
 def _rows(kernels: Sequence[tuple[str, float]], layers: Sequence[LayerRow]) -> list[ProfileRow]:
-    names = _Names([layer.name for layer in layers if layer.kind == "lut"])
+    names = {kind: _Names([layer.name for layer in layers if layer.kind == kind]) for kind in ("lut", "integer")}
     known = {layer.name: layer for layer in layers}
     rows: dict[tuple[str, str], ProfileRow] = {}
     total = sum(us for _, us in kernels)
     for symbol, us in kernels:
         match = _SYMBOL.fullmatch(symbol)
-        kind, name = ("lut", names.layer(match[2])) if match else ("float", symbol)
+        kind, name = "float", symbol
+        if match:
+            kind = "integer" if match[1] in _INTEGER_PARTS else "lut"
+            name = names[kind].layer(match[2])
         kernel, encoder = (known[name].kernel, known[name].encoder or None) if name in known else ("", None)
         row = rows.setdefault((kind, name), ProfileRow(name, kind, encoder=encoder, kernel=kernel))
         if match:
-            part = f"{PARTS[match[1]]}_us"
+            part = f"{(PARTS | _INTEGER_PARTS)[match[1]]}_us"
             setattr(row, part, (getattr(row, part) or 0.0) + us)
         row.total_us += us
         row.share = row.total_us / total if total else 0.0
