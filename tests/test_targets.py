@@ -27,7 +27,6 @@ def test_llvm_form() -> None:
         "mcpu": "neoverse-n1",
         "model": "cortex-a76",
         "mattr": ["+neon", "+dotprod"],
-        "model": "cortex-a76",
     }
     assert "mattr" not in parse_target("x86-64-v3").llvm()
 

@@ -1,4 +1,4 @@
-"""Large constants of an artifact: a safetensors file whose tensors lie where kernels want them, mapped and not copied."""
+"""Large constants of an artifact: a safetensors file with tensors where kernels want them, mapped and not copied."""
 
 from __future__ import annotations
 

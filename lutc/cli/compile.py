@@ -57,7 +57,7 @@ def _parse_emit(_ctx: click.Context, _param: click.Parameter, value: str) -> tup
 @click.option("--emit", default="so", metavar="KINDS", callback=_parse_emit,
               help=f"What to put in the artifact: {','.join(EMIT)}.  [default: so]")  # fmt: skip
 @click.option("--exact", is_flag=True,
-              help="Keep what is else rounded for speed: quantization levels (to 8 bits), tables on Arm cores (to 7).")  # fmt: skip
+              help="Keep what is else rounded for speed: quantization levels (8 bits), tables on Arm (7).")  # fmt: skip
 @click.option("--linker", metavar="NAME", help="zig, or a compiler to link with.  [default: the first that works]")
 @click.option("--dump-ir", type=PATH, metavar="DIR", help="Write the program after every pass into DIR.")
 @click.option("--time-passes", is_flag=True, help="Print the time of every pass.")

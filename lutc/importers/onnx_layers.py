@@ -29,10 +29,10 @@ def convert_layer(bb: relax.BlockBuilder, op_type: str, inputs: Inputs, attrs: M
         return _gemm(bb, inputs, attrs, name)
     if op_type == "MatMul":
         return bb.emit(named(relax.op.matmul(inputs[0], inputs[1]), name))
-    if op_type == "Clip" and inputs[0].ty.dtype == "float32":
+    if op_type == "Clip" and inputs[0] is not None and inputs[0].ty.dtype == "float32":
         return _clip(bb, inputs)
     if op_type == "Sum":  # TVM stacks the inputs and sums, which costs copies and stops its layout pass
-        return functools.reduce(lambda x, y: bb.emit(relax.op.add(x, y)), inputs)
+        return functools.reduce(lambda x, y: bb.emit(relax.op.add(x, y)), (x for x in inputs if x is not None))
     return None
 
 

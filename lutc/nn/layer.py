@@ -162,8 +162,12 @@ class LUTLayer(nn.Module):
     def search_attributes(self) -> dict[str, object]:
         """The attributes of the op that conv and dense have in common."""
         config = self.config
-        tree = {"subvector_len": self.subvector_len} if config.encoder == "tree" else {}
-        common = {"encode_dtype": config.encode_dtype, "encoder": config.encoder, "input_signed": self.signed}
+        tree: dict[str, object] = {"subvector_len": self.subvector_len} if config.encoder == "tree" else {}
+        common: dict[str, object] = {
+            "encode_dtype": config.encode_dtype,
+            "encoder": config.encoder,
+            "input_signed": self.signed,
+        }
         return common | {"layer": ""} | tree
 
     @torch.no_grad()

@@ -75,8 +75,8 @@ def test_compile(capsys, api, golden) -> None:
     assert (args[0], args[1].name) == (Path("model.onnx"), "arm64")
     del kwargs["progress"]
     assert kwargs == {
-        "output": Path("out.lutc"), "codebooks": None, "keep_float": ("fc", "layer1.*"), "exact": False, "linker": "zig",
-        "emit": ("so", "asm"), "input_shapes": {"x": [1, 3, 8, 8]}, "dump_ir": None, "time_passes": False,
+        "output": Path("out.lutc"), "codebooks": None, "keep_float": ("fc", "layer1.*"), "linker": "zig",
+        "exact": False, "emit": ("so", "asm"), "input_shapes": {"x": [1, 3, 8, 8]}, "dump_ir": None, "time_passes": False,
         "overwrite": False,
     }  # fmt: skip
 

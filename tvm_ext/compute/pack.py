@@ -124,7 +124,7 @@ def pack_search(
 
     slots: int [T, depth], the element of the subvector that each slot holds, -1 for padding (`Windows.slots`).
     row_depth: D; behind it a row is zero, so centroids get no weight there, whatever a kernel reads.
-    int8 inputs are stored as ``xq + zero_point`` in `stored`, by default the dot product's type; its share of every score,
+    int8 inputs are stored as ``xq + zero_point`` in `stored`, by default the dot product's type; its share of scores,
     ``zero_point * sum_v cq``, is a constant and goes into the bias, so that scores stay exact.
     """
     c, k, v = centroids.shape
@@ -138,7 +138,9 @@ def pack_search(
         # |x - P|^2 compares as x . (P - mean) - (|P|^2 - |mean|^2) / 2, which cancels less than x . P - |P|^2 / 2
         half_norm = (np.square(exact.mean(axis=1)).sum(axis=1)[:, None] - np.square(exact).sum(axis=2)) / 2
         return packed, None, _pad(half_norm.astype(np.float32), codebooks), 0
-    zero_point = {"uint8": 128 if input_signed else 0, "int8": 0 if input_signed else -128, "int16": 0}[stored or dot.x_dtype]
+    zero_point = {"uint8": 128 if input_signed else 0, "int8": 0 if input_signed else -128, "int16": 0}[
+        stored or dot.x_dtype
+    ]
     bias = score_bias.astype(np.int64) - zero_point * weights.sum(axis=2)
     return packed, _pad(inv_scale, codebooks), _pad(bias.astype(np.int32), codebooks), zero_point
 

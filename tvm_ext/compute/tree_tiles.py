@@ -13,7 +13,7 @@ _LANE = 16
 
 
 def store_tiles(found: list[Expr], rows: int, read: TableRead, tiles: int, codes, b: Expr, tile: Expr, group: Expr):
-    """Store the codes of a group's codebooks for `rows` rows, from the first of `tile` on; tiles behind `tiles` are not.
+    """Store the codes of a group's codebooks for `rows` rows, from the first of `tile` on; none behind `tiles`.
 
     codes uint8 [B, tiles, groups, *read.code_shape]; `rows` is one tile, or as many as codebooks lie side by side.
     """

@@ -1,4 +1,4 @@
-"""R.lut.quantize_rows: the quantized rows of a dense layer, which an encode with centroids in lanes reads by element."""
+"""R.lut.quantize_rows: quantized rows of a dense layer, for an encode with centroids in lanes to read by element."""
 
 from __future__ import annotations
 

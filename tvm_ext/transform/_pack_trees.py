@@ -32,8 +32,10 @@ def packed_trees(
     image = ()
     if patches.is_conv:
         image = patches.shape
-        narrow = integer and patches.whole_channels(length)
-        channel_scale = inv_scale[np.arange(patches.shape[1]) * patches.taps // length] if narrow else None
+        narrow = inv_scale is not None and patches.whole_channels(length)
+        channel_scale = None
+        if inv_scale is not None and narrow:
+            channel_scale = inv_scale[np.arange(patches.shape[1]) * patches.taps // length]
         x = rewriter.builder_.emit(_plane(x, encode, patches, search, channel_scale, isa, tiles, codebooks))
         inv_scale = None if narrow else inv_scale
     kernel = TreeKernel(patches, search, isa, dims.shape[1], codebooks, tiles, str(x.ty.dtype), _size(x, patches))
