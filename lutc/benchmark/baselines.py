@@ -13,7 +13,13 @@ import numpy as np
 from lutc.errors import VerifyError
 
 BASELINES = ("onnxruntime", "onnxruntime-int8", "openvino-int8")
-PACKAGES = {"onnxruntime": "onnxruntime", "onnxruntime-int8": "onnxruntime", "openvino-int8": "openvino"}
+"""Engines that operators and artifacts are compared with by default."""
+PACKAGES = {
+    "onnxruntime": "onnxruntime",
+    "onnxruntime-int8": "onnxruntime",
+    "openvino": "openvino",
+    "openvino-int8": "openvino",
+}
 Inputs = Mapping[str, np.ndarray]
 Call = Callable[[], object]
 
@@ -30,7 +36,7 @@ def check_baselines(names: tuple[str, ...]) -> None:
 def check_known(names: tuple[str, ...]) -> None:
     """Raise VerifyError for an unknown engine."""
     for name in names:
-        if name not in BASELINES:
+        if name not in PACKAGES:
             raise _error(name, "no engine has this name", f"use {' or '.join(BASELINES)}")
 
 
@@ -45,8 +51,8 @@ def why_missing(name: str) -> str:
 
 def baseline_run(name: str, model: Path, inputs: Inputs, threads: int) -> Call:
     """A function that runs an .onnx file in an engine; see `onnxruntime_run`."""
-    if name == "openvino-int8":
-        return openvino_run(model, inputs, threads)
+    if PACKAGES[name] == "openvino":
+        return openvino_run(model, inputs, threads, name)
     return onnxruntime_run(model, inputs, threads, name)
 
 
@@ -82,14 +88,19 @@ def _bound_call(ort: Any, session: Any, feed: dict[str, np.ndarray], results: li
     return lambda: session.run_with_iobinding(binding)
 
 
-def openvino_run(model: Path, inputs: Inputs, threads: int) -> Call:
-    """Run an .onnx file in OpenVINO on the CPU, for least latency; inputs and outputs stay in place.
+def openvino_run(model: Path, inputs: Inputs, threads: int, name: str = "openvino-int8") -> Call:
+    """Run an .onnx file in OpenVINO on the CPU, for least latency, in the file's precision; inputs and outputs stay.
 
     Raises VerifyError when OpenVINO cannot load the model or run it on these inputs.
     """
-    openvino = _package("openvino-int8")
+    openvino = _package(name)
     try:
-        settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
         compiled = openvino.Core().compile_model(str(model), "CPU", settings)
         request = compiled.create_infer_request()
         feed = _feed([value.get_any_name() for value in compiled.inputs], inputs, model)
@@ -97,7 +108,7 @@ def openvino_run(model: Path, inputs: Inputs, threads: int) -> Call:
             request.set_tensor(name, openvino.Tensor(np.ascontiguousarray(array)))
         request.infer()
     except (RuntimeError, ValueError) as error:
-        raise _cannot_run("openvino-int8", model, error) from error
+        raise _cannot_run(name, model, error) from error
     return lambda: request.infer(share_outputs=True)
 
 

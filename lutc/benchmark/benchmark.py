@@ -106,7 +106,7 @@ def _artifact_call(artifact: Artifact, threads: int) -> Callable[[], object]:
 
 
 def _model_of(name: str, model: Path, artifact: Artifact, folder: Path) -> Path:
-    if name == "onnxruntime":
+    if not name.endswith("-int8"):
         return model
     if _is_annotated(model):
         raise VerifyError(

@@ -27,14 +27,16 @@ if TYPE_CHECKING:
     from lutc.report import Report
 
 _BASELINES = ("onnxruntime", "onnxruntime-int8", "openvino-int8")
+_ENGINES = ("onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8")
 _OF_MODELS = ("onnxruntime", "onnxruntime-int8")
 
 
 @click.command("bench", short_help="Time an artifact against other engines.")
-@click.argument("artifact", type=PATH, required=False)
+@click.argument("artifact", metavar="[SUBJECT]", type=PATH, required=False)
 @click.option("--against", type=PATH, metavar="MODEL", help="Float .onnx model that the other engines run.")
-@click.option("--suite", type=click.Choice(("operators", "quantizers")),
-              help="Time operators of known networks instead: as tables, or quantized to 4, 3 and 2 bits.")  # fmt: skip
+@click.option("--suite", type=click.Choice(("operators", "quantizers", "networks")),
+              help="Time operators of known networks instead: as tables, or quantized to 4, 3 and 2 bits; or the "
+              "networks in the folder SUBJECT.")  # fmt: skip
 @click.option("--op", "operator", metavar="TEXT",
               help='Time one operator: "conv2d 64x56x56 -> 64 3x3 [s2] [d2]" or "dense 128x768 -> 3072".')  # fmt: skip
 @click.option("--k", type=int, metavar="K", help="Centroids of a codebook of --op.  [default: 16]")
@@ -42,11 +44,12 @@ _OF_MODELS = ("onnxruntime", "onnxruntime-int8")
               help="Length of a subvector of --op.  [default: taps of the kernel; 1x1: 4, dense: 16]")  # fmt: skip
 @click.option("--encoder", type=click.Choice(("l2", "tree")), help="How --op finds its codes.  [default: l2]")
 @click.option("--encode", type=click.Choice(("int8", "float32")), help="Search of --op.  [default: int8]")
-@click.option("-t", "--target", metavar="NAME[,...]", help="What operators are compiled for.  [default: native]")
+@click.option("-t", "--target", metavar="NAME[,...]",
+              help="What operators and networks are compiled for.  [default: native]")  # fmt: skip
 @click.option("--simulate", is_flag=True,
               help="Price operators on the core of an AArch64 --target, beside ideal matrix kernels.")  # fmt: skip
-@click.option("--baseline", "baselines", multiple=True, type=click.Choice(_BASELINES),
-              help="Engine to compare with; may be repeated.  [default: all; for a model the first two]")  # fmt: skip
+@click.option("--baseline", "baselines", multiple=True, type=click.Choice(_ENGINES),
+              help="Engine to compare with; may be repeated.  [default: all; artifact: the first two]")  # fmt: skip
 @click.option("--repeat", type=click.IntRange(1), default=100, metavar="N", help="Timed runs of each.  [default: 100]")
 @threads_option
 @remote_option
@@ -71,24 +74,29 @@ def bench_command(
     html: Path | None,
     json_path: str | None,
 ) -> int:
-    """Time ARTIFACT, or single operators, on this machine, in turns with other engines that run the float layers.
+    """Time an artifact, float networks, or single operators, in turns with other engines that run the float layers.
 
     The runs interleave in one process on the same CPUs, so that a change of clock or load hits all alike; the minimum
     and the median are told.
 
     \b
     lutc bench model.lutc --against model.onnx
+    lutc bench model.onnx
+    lutc bench --suite networks FOLDER
     lutc bench --suite operators
     lutc bench --op "conv2d 64x56x56 -> 64 3x3" --k 16 --v 9
     lutc bench --suite operators --target cortex-a76 --simulate
     """
-    if sum(given is not None for given in (artifact, suite, operator)) != 1:
-        raise click.UsageError("give one of ARTIFACT, --suite NAME, and --op TEXT")
+    networks = suite == "networks" or (suite is None and artifact is not None and artifact.suffix == ".onnx")
+    if networks and (operator, against, remote, artifact is None, simulate) != (None, None, None, False, False):
+        raise click.UsageError("networks are timed by themselves: give SUBJECT, a folder of .onnx files or one file")
+    if not networks and sum(given is not None for given in (artifact, suite, operator)) != 1:
+        raise click.UsageError("give one of SUBJECT, --suite NAME, and --op TEXT")
     if operator is None and (k, v, encoder, encode) != (None, None, None, None):
         raise click.UsageError("--k, --v, --encoder and --encode describe an operator: they need --op")
     if artifact is None and against is not None:
-        raise click.UsageError("--against needs ARTIFACT: operators bring their own float layers")
-    if artifact is not None and target is not None:
+        raise click.UsageError("--against needs an artifact: operators bring their own float layers")
+    if artifact is not None and not networks and target is not None:
         raise click.UsageError("--target is for --suite and --op: an artifact has its target")
     if remote is not None and (artifact is None or against is not None or baselines):
         raise click.UsageError("--remote times ARTIFACT there, and nothing else: no operators, no other engines")
@@ -99,6 +107,8 @@ def bench_command(
     _use_threads(threads)  # before anything loads TVM
     if artifact is not None and remote is not None:
         report = _remote(artifact, remote, repeat, threads, _outputs(html, json_path))
+    elif networks and artifact is not None:
+        report = _networks(artifact, baselines, target or "native", repeat, threads, _outputs(html, json_path))
     elif suite == "quantizers":
         report = _quantizers(baselines, target or "native", repeat, threads, _outputs(html, json_path))
     elif artifact is not None:
@@ -152,6 +162,23 @@ def _artifact(
 
     chosen = baselines or (_OF_MODELS if against else ())
     return benchmark(artifact, baselines=chosen, float_model=against, repeat=repeat, threads=threads)
+
+
+def _networks(
+    subject: Path, baselines: tuple[str, ...], target: str, repeat: int, threads: int,
+    check_outputs: Callable[[], None],
+) -> Report:  # fmt: skip
+    from lutc.targets import check_runs_here, parse_target
+
+    goal = parse_target(target)
+    check_runs_here(goal)
+    check_outputs()
+    from lutc.benchmark.network_suite import benchmark_networks, find_networks
+
+    with _progress(len(find_networks(subject))) as progress:
+        return benchmark_networks(
+            subject, baselines=baselines or _ENGINES, target=goal, threads=threads, repeat=repeat, progress=progress
+        )
 
 
 def _remote(artifact: Path, remote: str, repeat: int, threads: int, check_outputs: Callable[[], None]) -> Report:
@@ -226,13 +253,13 @@ def _simulate(operators: list[Operator], target: str, check_outputs: Callable[[]
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A line on stderr that tells the operator being measured, gone at the end; nothing under --quiet."""
+    """A line on stderr that tells what is being measured, gone at the end; nothing under --quiet."""
     from rich.console import Console
     from rich.status import Status
 
     console = Console(stderr=True, quiet=click.get_current_context().meta.get("lutc.quiet", False))
     count = 0
-    with Status(f"{total} operators", console=console) as status:
+    with Status(f"{total} to measure", console=console) as status:
 
         def show(name: str) -> None:
             nonlocal count
