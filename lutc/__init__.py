@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lutc.calibrate import calibrate
     from lutc.compiler import compile
     from lutc.config import LUTConfig
+    from lutc.cost_model.estimate import estimate
     from lutc.errors import LutcError
     from lutc.export import export_model
     from lutc.importers import import_model
@@ -33,6 +34,7 @@ _HOME = {
     "benchmark": "lutc.benchmark",
     "calibrate": "lutc.calibrate",
     "compile": "lutc.compiler",
+    "estimate": "lutc.cost_model.estimate",
     "export_model": "lutc.export",
     "import_model": "lutc.importers",
     "inspect": "lutc.report.inspect",
@@ -49,6 +51,7 @@ __all__ = [
     "benchmark",
     "calibrate",
     "compile",
+    "estimate",
     "export_model",
     "import_model",
     "inspect",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lutc.model import Model
 
 EMIT = ("so", "asm", "ir")
+AUTO = "auto"
 _LIFT_ABOVE = 8 << 20  # bytes of constants from which on they are stored beside the code: linking stays fast and small
 _log = logging.getLogger(__name__)
 
@@ -63,7 +64,8 @@ def compile(
     target : a target's name with options, e.g. "arm64-dotprod"; "native" is the best level this machine runs.
     output : the artifact's folder; None is ``NAME-TARGET.lutc`` in the working directory.
     codebooks : codebooks, or their file, for float layers that shall become lookup tables.
-    keep_float : shell patterns of layer names whose codebooks are not used.
+    keep_float : shell patterns of layer names whose codebooks are not used; "auto" stands for the layers that are
+        faster in float by the cost model (see `estimate`).
     linker : None for the first that works, "zig", or a compiler's name.
     input_shapes : input name -> sizes, where the model leaves a dimension open.
     emit : "so" and also "asm" (model.s), "ir" (model.ir, the scheduled module as TVMScript), stored in the artifact.
@@ -127,17 +129,21 @@ def _import(model: Any, codebooks: Any, input_shapes: Any, trace: _Trace) -> Mod
 
 def _build(model: Model, goal: Target, keep_float: Sequence[str], exact: bool, trace: _Trace, keep_text: bool):
     """The tvm_ext pipeline, phase by phase."""
+    from lutc.cost_model.estimate import slower_as_tables
     from tvm_ext import pipeline
     from tvm_ext.transform import layer_rows, list_layers
 
     llvm = goal.llvm()
     with trace.phase("rewrite") as message:
         layers = list_layers(model.mod)
-        kept = _kept_float(keep_float, layers)
+        automatic = slower_as_tables(model, goal) if AUTO in keep_float else {}
+        kept = _kept_float([pattern for pattern in keep_float if pattern != AUTO], layers) | set(automatic)
         books = _codebooks(model, kept, layers)
         rewritten = pipeline.rewrite(model.mod, books, trace.instruments, exact=exact, keep_float=kept)
         _check_rows(layer_rows(rewritten), model)
         message.append(f"{len(books)} float layers become lookup tables" if books else "")
+        if automatic:
+            message.append("; ".join(f"{name} stays float: a table is {why}" for name, why in automatic.items()))
     with trace.phase("schedule") as message:
         scheduled = pipeline.schedule(rewritten, llvm, trace.instruments, table_bits=8 if exact else 0)
         rows = layer_rows(scheduled)

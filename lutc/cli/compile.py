@@ -51,7 +51,8 @@ def _parse_emit(_ctx: click.Context, _param: click.Parameter, value: str) -> tup
 @output_option("Artifact folder to write.  [default: MODEL-TARGET.lutc]")
 @click.option("--codebooks", type=PATH, metavar="FILE", help="Codebooks for the layers of a float model.")
 @click.option("--keep-float", multiple=True, metavar="PATTERN",
-              help="Keep layers with such names in float, e.g. 'layer1.*'; may be repeated.")  # fmt: skip
+              help="Keep layers with such names in float, e.g. 'layer1.*', or with 'auto' those that are faster so; "
+              "may be repeated.")  # fmt: skip
 @click.option("--input-shape", "input_shapes", multiple=True, metavar="NAME=SIZES", callback=_parse_shapes,
               help="Sizes of an input with open dimensions, e.g. x=1,3,224,224; may be repeated.")  # fmt: skip
 @click.option("--emit", default="so", metavar="KINDS", callback=_parse_emit,

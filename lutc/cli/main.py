@@ -16,6 +16,7 @@ _GROUPS: dict[str, dict[str, str]] = {
     "Discover": {
         "targets": "List what can be compiled for, and what runs here.",
         "inspect": "Show what a model, codebook file or artifact holds.",
+        "estimate": "Tell what each layer would take as a table; runs nothing.",
     },
     "Build": {
         "calibrate": "Learn codebooks for a float model from sample inputs.",

@@ -7,6 +7,7 @@ from tvm_ext.transform.fold_permuted_constants import FoldPermutedConstants
 from tvm_ext.transform.fold_scale_into_table import FoldScaleIntoTable
 from tvm_ext.transform.fuse_input_quantization import FuseInputQuantization
 from tvm_ext.transform.fuse_lut_epilogue import FuseLUTEpilogue
+from tvm_ext.transform.layer_shapes import LayerSize, layer_shapes
 from tvm_ext.transform.legalize_float import LegalizeFloat
 from tvm_ext.transform.lift_constants import lift_constants
 from tvm_ext.transform.list_layers import list_layers
@@ -26,6 +27,7 @@ __all__ = [
     "FoldScaleIntoTable",
     "FuseInputQuantization",
     "FuseLUTEpilogue",
+    "LayerSize",
     "LegalizeFloat",
     "PackLUTConstants",
     "PackQuantized",
@@ -37,6 +39,7 @@ __all__ = [
     "VectorizeElementary",
     "add_layer_rows",
     "layer_rows",
+    "layer_shapes",
     "lift_constants",
     "list_layers",
 ]

@@ -1,0 +1,62 @@
+"""Networks beside other engines: every engine has its row, with and without tables, and memory of its own process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from lutc.benchmark.memory import peak_memory
+from lutc.benchmark.network_suite import CODEBOOKS, benchmark_networks, find_networks
+from lutc.errors import ModelImportError, VerifyError
+from lutc.importers.codebook import Codebook
+from lutc.importers.codebooks import Codebooks
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    weight = numpy_helper.from_array(np.random.default_rng(0).standard_normal((32, 8)).astype("float32"), "w")
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [20, s]) for n, s in (("x", 32), ("y", 8)))
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"], "fc")], "g", [x], [y], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, tmp_path / "tiny.onnx")
+    centroids = np.random.default_rng(1).standard_normal((2, 16, 16)).astype("float32")
+    Codebooks([Codebook("fc", centroids, np.full(2, 30, "float32"))]).save(tmp_path / f"tiny{CODEBOOKS}")
+    return tmp_path
+
+
+def test_rows(folder: Path) -> None:
+    report = benchmark_networks(folder, baselines=["onnxruntime"], repeat=3)
+    rows = {row.engine: row for row in report.rows}
+    assert list(rows) == ["lutc", "lutc-tables", "onnxruntime"]
+    assert all(row.network == "tiny" and row.bytes > 0 for row in report.rows)
+    assert all(0 < row.min_us <= row.median_us for row in report.rows)
+    assert (rows["lutc"].tables, rows["lutc-tables"].tables, rows["onnxruntime"].tables) == (0, 1, None)
+    assert rows["lutc"].error is not None and rows["lutc"].error < 1e-5
+    assert rows["onnxruntime"].times == 1
+    assert json.loads(report.to_json())["rows"][0]["network"] == "tiny"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's /proc")
+def test_memory_is_of_a_process_of_its_own(folder: Path) -> None:
+    inputs = {"x": np.zeros((20, 32), "float32")}
+    memory = peak_memory("onnxruntime", folder / "tiny.onnx", inputs, folder, 1)
+    assert memory is not None
+    assert 0 < memory.imported_bytes <= memory.peak_bytes < 1 << 30
+    assert peak_memory("onnxruntime", folder / "missing.onnx", inputs, folder, 1) is None
+
+
+def test_no_networks(tmp_path: Path) -> None:
+    with pytest.raises(ModelImportError, match="no networks to time"):
+        find_networks(tmp_path)
+
+
+def test_unknown_engine(folder: Path) -> None:
+    with pytest.raises(VerifyError, match="no engine has this name|cannot compare"):
+        benchmark_networks(folder, baselines=["abacus"])

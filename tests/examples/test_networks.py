@@ -1,0 +1,74 @@
+"""The networks of examples/networks.py at reduced size: exported, compiled, and equal to onnxruntime's run."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import lutc
+from lutc.onnx_runner import OnnxRunner
+from tests.execute import why_not_emulated
+
+ROOT = Path(__file__).parents[2]
+
+
+def _load() -> dict[str, Any]:
+    spec = importlib.util.spec_from_file_location("example_networks", ROOT / "examples" / "networks.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["example_networks"] = module
+    spec.loader.exec_module(module)
+    return module.NETWORKS
+
+
+NETWORKS = _load()
+SIZES = {"senet18": 40, "vgg11-cifar": 16, "mobilenetv2": 33, "minilm": 13}
+"""Each kind once; what is left out has the layers of one that is here."""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("networks")
+    return {name: NETWORKS[name].export(folder / f"{name}.onnx", size=size) for name, size in SIZES.items()}
+
+
+def _inputs(name: str) -> dict[str, np.ndarray]:
+    return {key: value.numpy() for key, value in NETWORKS[name].inputs(SIZES[name]).items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIZES)
+def test_float_network_is_onnxruntime(name: str, files: dict[str, Path], tmp_path: Path) -> None:
+    artifact = lutc.compile(files[name], "native", output=tmp_path / "net.lutc")
+    (wanted,) = OnnxRunner(onnx.load(files[name]), [], name).run(_inputs(name)).values()
+    (got,) = lutc.load(artifact.path, threads=1).run(_inputs(name)).values()
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenetv2", "minilm"])
+def test_float_network_on_aarch64(name: str, files: dict[str, Path], tmp_path: Path) -> None:
+    if reason := why_not_emulated():
+        pytest.skip(reason)
+    from lutc.runtime.emulated_session import EmulatedSession
+
+    artifact = lutc.compile(files[name], "arm64", output=tmp_path / "net.lutc")
+    (wanted,) = OnnxRunner(onnx.load(files[name]), [], name).run(_inputs(name)).values()
+    (got,) = EmulatedSession(artifact.path).run(_inputs(name)).values()
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_batch_norms_have_an_effect() -> None:
+    net = NETWORKS["resnet18-cifar"].build()
+    assert all(float(p.std()) > 0.01 for name, p in net.named_parameters() if name.endswith(".1.weight"))
+
+
+def test_equal_seeds_give_equal_weights() -> None:
+    first, second = (NETWORKS["resnet18-cifar"].build(seed=3).state_dict() for _ in range(2))
+    assert all(np.array_equal(first[key], second[key]) for key in first)
