@@ -32,8 +32,8 @@ class OperatorLayer:
     def check(self, y: np.ndarray, table_bits: int = 8) -> None:
         """Compare some rows of the result y with the definition; raises VerifyError if they differ.
 
-        `table_bits`: of the table that the kernel reads, where the compiler narrowed it for the target. One row in eight
-        may differ for a float32 search, where two centroids are equally near up to rounding.
+        `table_bits`: of the table that the kernel reads, where the compiler narrowed it for the target. One row in
+        eight may differ for a float32 search, where two centroids are equally near up to rounding.
         """
         o = self.operator
         rows = np.random.default_rng(1).choice(o.positions, min(_CHECKED, o.positions), replace=False)

@@ -21,8 +21,9 @@ class SimulatedRow:
     Parameters
     ----------
     k, v, num_codebooks, rows, outputs : K, V, C, N (rows or positions) and M.
+    table_bits : of a table's entries; below 8 where the compiler has narrowed it for the core.
     cycles : simulated, of the whole operator.
-    parts : of each kernel "cycles", "instructions", and "hot_cycles" (of the block most cycles are spent in); by
+    parts : of each kernel "cycles", "instructions", and "hot_cycles" (of its innermost loops); by
         "quantize", "encode", "read" (with scale, bias and relu).
     float_gemm_cycles, int8_gemm_cycles : of the same layer by ideal matrix micro-kernels, simulated alike.
     hot_stack_accesses : loads and stores relative to the stack pointer in hot blocks, executed.
@@ -39,6 +40,7 @@ class SimulatedRow:
     rows: int
     outputs: int
     kernel: str
+    table_bits: int
     clock_ghz: float
     cycles: float
     parts: Mapping[str, Mapping[str, float]]
@@ -107,6 +109,7 @@ class SimulatedReport(Report):
             Column("read_per_16_lookups", "read /16 lookups", 2),
             Column("read_loop_per_16_lookups", "its loop", 2),
             Column("hot_stack_accesses", "spills"),
+            Column("table_bits", "bits"),
             Column("kernel", "kernel"),
         ]
 

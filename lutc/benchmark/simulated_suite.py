@@ -81,7 +81,8 @@ def _row(operator: Operator, target: Target, core: Core, ghz: float) -> Simulate
     return SimulatedRow(
         name=o.name, k=o.num_centroids, v=o.subvector_len, encode=o.encode_dtype, target=target.name, core=core.name,
         num_codebooks=o.num_codebooks, rows=o.positions, outputs=o.outputs, kernel=kernels.kernel,
-        clock_ghz=ghz, cycles=total, parts={name: _part(cost) for name, cost in parts.items()},
+        table_bits=kernels.table_bits, clock_ghz=ghz, cycles=total,
+        parts={name: _part(cost) for name, cost in parts.items()},
         float_gemm_cycles=ideal.float_cycles(o, gemm_cycles), int8_gemm_cycles=ideal.int8_cycles(o, gemm_cycles),
         hot_stack_accesses=sum(cost.hot_stack_accesses for cost in parts.values()),
         library_calls=sum(cost.library_calls for cost in parts.values()),

@@ -29,7 +29,7 @@ class KernelCost:
     """One call of a kernel on a core.
 
     cycles, instructions : of the whole call.
-    hot_cycles : of the block that most cycles are spent in.
+    hot_cycles : of the innermost loops: hot blocks that run at least half as often as any of them.
     hot_stack_accesses : loads and stores relative to the stack pointer that were executed in hot blocks: spilled
         registers.
     library_calls : calls into the C library, which have no price.
@@ -61,8 +61,10 @@ def price(executed: Executed, core: Core) -> KernelCost:
         covered += block.executed
     cycles = [block.count * each for block, each in zip(chosen, block_cycles(chosen, core), strict=True)]
     hot = [block for block in chosen if block.executed > _HOT * total]
+    often = max((block.count for block in hot), default=0) / 2
+    loops = sum(each for each, block in zip(cycles, chosen, strict=True) if block in hot and block.count >= often)
     return KernelCost(
-        executed.symbol, sum(cycles) * total / covered, total, max(cycles),
+        executed.symbol, sum(cycles) * total / covered, total, loops,
         sum(block.stack_accesses * block.count for block in hot), executed.library_calls,
     )  # fmt: skip
 

@@ -47,7 +47,8 @@ class InspectReport(Report):
     """Rows: one a dense or conv layer; `bytes` is that of its tables, weights or centroids.
 
     A row holds those of name, op, kind ("lut", "integer" or "float"), num_centroids (K), subvector_len (V),
-    num_codebooks (C), inputs, outputs, encoder, encode_dtype, table_dtype, bytes, kernel, schedule and reason that its file tells;
+    num_codebooks (C), inputs, outputs, encoder, encode_dtype, table_dtype, bytes, kernel, schedule and reason that its
+    file tells;
     where the table was narrowed for the target table_bits and table_error, and of an integer layer input_levels,
     weight_levels, weight_bits and level_error (see `lutc.artifact.manifest.LayerRow`).
     """

@@ -52,7 +52,7 @@ def test_text(golden) -> None:
     part = {"cycles": 1000.0, "instructions": 3000, "hot_cycles": 900.0}
     row = SimulatedRow(
         name="conv 64->64 3x3 @56", k=16, v=9, encode="int8", target="cortex-a76", core="Neoverse N1",
-        num_codebooks=64, rows=3136, outputs=64, kernel="shuffle isa", clock_ghz=2.5, cycles=2.5e6,
+        num_codebooks=64, rows=3136, outputs=64, kernel="shuffle isa", table_bits=8, clock_ghz=2.5, cycles=2.5e6,
         parts={"quantize": part, "encode": {**part, "cycles": 2007040.0}, "read": {**part, "cycles": 802816.0}},
         float_gemm_cycles=1.5e7, int8_gemm_cycles=4e6, hot_stack_accesses=0,
     )  # fmt: skip

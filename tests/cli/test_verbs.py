@@ -76,7 +76,8 @@ def test_compile(capsys, api, golden) -> None:
     del kwargs["progress"]
     assert kwargs == {
         "output": Path("out.lutc"), "codebooks": None, "keep_float": ("fc", "layer1.*"), "linker": "zig",
-        "exact": False, "emit": ("so", "asm"), "input_shapes": {"x": [1, 3, 8, 8]}, "dump_ir": None, "time_passes": False,
+        "exact": False, "emit": ("so", "asm"), "input_shapes": {"x": [1, 3, 8, 8]}, "dump_ir": None,
+        "time_passes": False,
         "overwrite": False,
     }  # fmt: skip
 

@@ -102,6 +102,13 @@ def test_stack_accesses_count_in_hot_blocks_only() -> None:
     assert price(Executed("f", blocks, np.zeros(0), 0), core).hot_stack_accesses == 200
 
 
+def test_innermost_loops_are_hot_blocks_that_run_about_as_often_as_any() -> None:
+    core, _ = core_of(parse_target("cortex-a55"))
+    loop, behind = ("add x0, x0, #1",) * 20, ("add x0, x0, #1",) * 400
+    blocks = [Block(loop, 100), Block(loop[:10], 60), Block(behind, 10), Block(loop[:1], 100)]
+    assert price(Executed("f", blocks, np.zeros(0), 0), core).hot_cycles == 100 * 10 + 60 * 5
+
+
 def test_a_kernel_that_fails_says_so(tmp_path: Path, executed) -> None:
     import tvm
 
