@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lutc.benchmark import benchmark
     from lutc.calibrate import calibrate
     from lutc.compiler import compile
-    from lutc.config import LUTConfig
+    from lutc.config import LUTConfig, ScalarConfig
     from lutc.cost_model.estimate import estimate
     from lutc.errors import LutcError
     from lutc.export import export_model
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _HOME = {
     "LUTConfig": "lutc.config",
     "LutcError": "lutc.errors",
+    "ScalarConfig": "lutc.config",
     "Target": "lutc.targets",
     "benchmark": "lutc.benchmark",
     "calibrate": "lutc.calibrate",
@@ -47,6 +48,7 @@ _HOME = {
 __all__ = [
     "LUTConfig",
     "LutcError",
+    "ScalarConfig",
     "Target",
     "benchmark",
     "calibrate",

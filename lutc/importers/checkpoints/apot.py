@@ -23,18 +23,19 @@ def read_layers(
     content: dict[str, Any], state: State, module: nn.Module, settings: Settings
 ) -> dict[str, QuantizedParts]:
     """Qualified name -> parts, for every convolution and dense layer of the module."""
-    names = [name for name, layer in module.named_modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
     found = {}
-    for name in names:
-        if f"{name}.act_alpha" in state:
-            bits = settings.known_bits("it holds clipping values only, the same for every bit width")
-            clip, weight_clip = (scalar(state[f"{name}.{key}"]) for key in ("act_alpha", "weight_quant.wgt_alpha"))
-            found[name] = QuantizedParts(
-                _weight(state[f"{name}.weight"], weight_clip, bits),
-                input=extract_levels(lambda x, bits=bits, clip=clip: _activation(x, clip, bits)),
-            )
-        elif found or name == names[0]:
-            found[name] = QuantizedParts(_edge_weight(state[f"{name}.weight"]))
+    for name, layer in module.named_modules():
+        if not isinstance(layer, (nn.Conv2d, nn.Linear)):
+            continue
+        weight = state[f"{name}.weight"]
+        if f"{name}.act_alpha" not in state:
+            found[name] = QuantizedParts(_edge_weight(weight))
+            continue
+        bits = settings.known_bits("it holds clipping values only, the same for every bit width")
+        clip, weight_clip = (scalar(state[f"{name}.{key}"]) for key in ("act_alpha", "weight_quant.wgt_alpha"))
+        levels = extract_levels(lambda x, bits=bits, clip=clip: _activation(x, clip, bits))
+        found[name] = QuantizedParts(_weight(weight, weight_clip, bits), input=levels)
+    # the float network that training starts from has no clips, and float edges
     return found if any(parts.input for parts in found.values()) else {}
 
 

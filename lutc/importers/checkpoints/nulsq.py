@@ -10,6 +10,7 @@ the settings.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,24 +31,25 @@ def read_layers(
     content: dict[str, Any], state: State, module: nn.Module, settings: Settings
 ) -> dict[str, QuantizedParts]:
     """Qualified name -> parts, for every layer with quantizers."""
-    bits = _bits_of_steps(state)
-    settings = (
-        settings if settings.bits is not None or bits is None else Settings(bits, input_ranges=settings.input_ranges)
-    )
+    if settings.bits is None:
+        settings = replace(settings, bits=_bits_of_steps(state))
     found = {}
     for name, layer in module.named_modules():
         if not isinstance(layer, (nn.Conv2d, nn.Linear)) or f"{name}.init_state" not in state:
             continue
-        weight = state[f"{name}.weight"]
-        if f"{name}.w_scale" in state:
-            weight = _weight_by_steps(weight, state[f"{name}.w_scale"], settings, name)
-        elif f"{name}.w_threshold" in state:
-            quantizer = _companding(state, f"{name}.w", settings, is_weight=True)
-            weight = quantizer(weight)
-        elif f"{name}.x_scale" not in state and f"{name}.x_threshold" not in state:
-            weight = _largest_code(weight, weight.max())
-        found[name] = QuantizedParts(weight.detach(), input=_input(state, name, settings))
-    return found if any(parts.input for parts in found.values()) else {}
+        found[name] = QuantizedParts(_weight(state, name, settings), input=_input(state, name, settings))
+    return found
+
+
+def _weight(state: State, name: str, settings: Settings) -> Tensor | None:
+    weight = state[f"{name}.weight"]
+    if f"{name}.w_scale" in state:
+        return _weight_by_steps(weight, state[f"{name}.w_scale"], settings, name)
+    if f"{name}.w_threshold" in state:
+        return _companding(state, f"{name}.w", settings, is_weight=True)(weight).detach()
+    if f"{name}.x_scale" in state or f"{name}.x_threshold" in state:
+        return None
+    return _largest_code(weight, weight.max())
 
 
 def _input(state: State, name: str, settings: Settings) -> Levels | None:

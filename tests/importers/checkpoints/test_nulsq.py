@@ -70,6 +70,13 @@ def test_edges_take_eight_bits_from_the_largest_value(tmp_path: Path) -> None:
     assert plain.layers["conv1"] == plain.layers["fc"] == "float"
 
 
+def test_float_weights_beside_quantized_inputs(tmp_path: Path) -> None:
+    extra = {key: value for key, value in steps_of("body", 2, 0).items() if "w_scale" not in key}
+    network = import_checkpoint(save(tmp_path, extra), "nulsq", SmallNet())
+    assert torch.equal(network.module.body.weight(), float_state()["module.body.weight"])
+    assert network.layers["body"] == "4 input levels"
+
+
 def test_a_zero_step_drops_a_level(tmp_path: Path) -> None:
     extra = steps_of("body", 3, 0)
     extra["body.x_scale"][2] = 0
