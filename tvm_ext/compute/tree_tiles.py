@@ -6,6 +6,7 @@ import numpy as np
 from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
+from tvm_ext.compute.tree_walk import keep
 from tvm_ext.tensor_intrin import TableRead
 
 _LANE = 16
@@ -48,7 +49,7 @@ def _interleave(vectors: list[Expr], rows: int) -> list[Expr]:
         place = [
             run * lanes * part + run * lane + i for lane in range(lanes) for part in range(count) for i in range(run)
         ]
-        vectors = [T.Bind(T.Shuffle([code], place)) for code in vectors]
+        vectors = [keep(T.Shuffle([code], place), f"uint8x{rows}") for code in vectors]
     pairs = [(a, b) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
     halves = [[_unpack(a, b, rows, 1, high) for high in (0, 1)] for a, b in pairs]
     if count == 2:
@@ -60,4 +61,5 @@ def _unpack(left: Expr, right: Expr, rows: int, size: int, high: int) -> Expr:
     """The low or high halves of every lane, units of `size` bytes of one between those of the other."""
     starts = [lane + _LANE // 2 * high for lane in range(0, rows, _LANE)]
     units = [start + unit for start in starts for unit in range(0, _LANE // 2, size)]
-    return T.Bind(T.Shuffle([left, right], [u + side + i for u in units for side in (0, rows) for i in range(size)]))
+    order = [unit + side + i for unit in units for side in (0, rows) for i in range(size)]
+    return keep(T.Shuffle([left, right], order), f"uint8x{rows}")

@@ -29,9 +29,9 @@ def walk_bytes(load: Load, levels: int, thresholds, leaves, c: Expr, tree: Tree)
     node = one
     for level in range(levels):
         threshold = T.broadcast(thresholds[c, 1], tree.rows) if level == 0 else _shuffle(table, node, tree)
-        right = load(level) > threshold
-        node = T.Bind(node + node + T.Select(right, one, T.broadcast(T.int8(0), tree.rows)))
-    return _leaf(node, leaves, c, tree, dtype)
+        right = T.Select(load(level) > threshold, one, T.broadcast(T.int8(0), tree.rows))
+        node = keep(node + node + right, dtype)
+    return _leaf(node, leaves, c, tree)
 
 
 def walk_floats(load: Load, levels: int, thresholds, leaves, c: Expr, tree: Tree) -> Expr:
@@ -46,11 +46,11 @@ def walk_floats(load: Load, levels: int, thresholds, leaves, c: Expr, tree: Tree
             threshold = (
                 _permute(thresholds, c, level, node, tree) if tree.permute else _pick(thresholds, c, bits, lanes)
             )
-            bits.append(T.Bind(T.Select(load(level, part) >= threshold, one, zero)))
-            node = T.Bind(node + node + bits[-1])
-        parts.append(T.Bind(T.cast(node, f"int8x{lanes}")))
-    nodes = parts[0] if len(parts) == 1 else T.Bind(T.Shuffle(parts, list(range(tree.rows))))
-    return _leaf(nodes, leaves, c, tree, f"int8x{tree.rows}")
+            bits.append(keep(T.Select(load(level, part) >= threshold, one, zero), f"int32x{lanes}"))
+            node = keep(node + node + bits[-1], f"int32x{lanes}")
+        parts.append(T.cast(node, f"int8x{lanes}"))
+    nodes = parts[0] if len(parts) == 1 else T.Shuffle(parts, list(range(tree.rows)))
+    return _leaf(keep(nodes, f"int8x{tree.rows}"), leaves, c, tree)
 
 
 def walk_one(load: Load, levels: int, thresholds, leaves, c: Expr, integer: bool) -> Expr:
@@ -63,6 +63,14 @@ def walk_one(load: Load, levels: int, thresholds, leaves, c: Expr, integer: bool
     return leaves[c, node % TABLE_ENTRIES]
 
 
+def keep(value: Expr, dtype: str) -> Expr:
+    """`value` by way of memory, which LLVM makes a register; a bound variable is put in place wherever it is used."""
+    element, lanes = dtype.split("x")
+    place = T.alloc_buffer((int(lanes),), element)
+    T.buffer_store(place, value, [T.ramp(0, 1, int(lanes))])
+    return place.vload([0], dtype)
+
+
 def _table(buffer, c: Expr, rows: int) -> Expr:
     """16 entries repeated in every 128-bit lane, as signed bytes."""
     entries = T.reinterpret("int8x16", buffer.vload([c, 0], f"{buffer.dtype}x16"))
@@ -73,10 +81,11 @@ def _shuffle(table: Expr, index: Expr, tree: Tree) -> Expr:
     return T.call_llvm_pure_intrin(f"int8x{tree.rows}", llvm_intrinsic(tree.shuffle), table, index)
 
 
-def _leaf(node: Expr, leaves, c: Expr, tree: Tree, dtype: str) -> Expr:
+def _leaf(node: Expr, leaves, c: Expr, tree: Tree) -> Expr:
     if not tree.wraps:
         node = T.bitwise_and(node, T.broadcast(T.int8(TABLE_ENTRIES - 1), tree.rows))
-    return T.Bind(T.reinterpret(f"u{dtype}", _shuffle(_table(leaves, c, tree.rows), node, tree)))
+    dtype = f"uint8x{tree.rows}"
+    return keep(T.reinterpret(dtype, _shuffle(_table(leaves, c, tree.rows), node, tree)), dtype)
 
 
 def _permute(thresholds, c: Expr, level: int, node: Expr, tree: Tree) -> Expr:
@@ -92,4 +101,4 @@ def _pick(thresholds, c: Expr, bits: list[Expr], lanes: int, node: int = 1) -> E
     if not bits:
         return T.broadcast(thresholds[c, node], lanes)
     left, right = (_pick(thresholds, c, bits[1:], lanes, 2 * node + side) for side in (0, 1))
-    return T.Bind(T.Select(bits[0] > T.broadcast(T.int32(0), lanes), right, left))
+    return T.Select(bits[0] > T.broadcast(T.int32(0), lanes), right, left)
