@@ -46,7 +46,7 @@ _TITLES = {
 class InspectReport(Report):
     """Rows: one a dense or conv layer; `bytes` is that of its tables, weights or centroids.
 
-    A row holds those of name, op, kind ("lut", "integer" or "float"), num_centroids (K), subvector_len (V),
+    A row holds those of name, op, kind ("lut", "integer", "levels" or "float"), num_centroids (K), subvector_len (V),
     num_codebooks (C), inputs, outputs, encoder, encode_dtype, table_dtype, bytes, kernel, schedule and reason that its
     file tells;
     where the table was narrowed for the target table_bits and table_error, and of an integer layer input_levels,
@@ -124,8 +124,7 @@ def _inspect_onnx(path: Path) -> InspectReport:
     model = load_onnx(path)
     rows = list_layers(model)
     details = {"file": str(path), "format": "ONNX", "size_bytes": path.stat().st_size, **describe_model(model)}
-    lut = [row for row in rows if row["kind"] == "lut"]
-    if lut:
+    if any(row["kind"] in ("lut", "levels") for row in rows):
         advice = f"Next: lutc compile {path}"
     else:
         advice = f"To turn layers into tables: lutc calibrate {path} --data inputs.npz -o codebooks.safetensors"
@@ -135,7 +134,11 @@ def _inspect_onnx(path: Path) -> InspectReport:
 def _count(rows: Sequence[Mapping[str, Any]]) -> str:
     lut = sum(row["kind"] == "lut" for row in rows)
     integer = sum(row["kind"] == "integer" for row in rows)
-    return f"{lut} of {len(rows)} layers are lookup tables" + (f", {integer} are integer" if integer else "")
+    levels = sum(row["kind"] == "levels" for row in rows)
+    more = (f", {integer} are integer" if integer else "") + (
+        f", {levels} have weights of few levels" if levels else ""
+    )
+    return f"{lut} of {len(rows)} layers are lookup tables{more}"
 
 
 def _inspect_codebooks(path: Path) -> InspectReport:

@@ -1,4 +1,4 @@
-"""The layers of an ONNX model that are, or could become, lookup tables."""
+"""The layers of an ONNX model that are, or could become, lookup tables, and those whose weights are levels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _tensor(value: onnx.ValueInfoProto) -> TensorInfo:
 
 
 def list_layers(model: onnx.ModelProto) -> list[Row]:
-    """Rows of lookup-table nodes, and of Conv, Gemm and MatMul nodes with a constant weight, in file order.
+    """Rows of lookup-table nodes, and of Conv, Gemm and MatMul nodes with a constant or palette weight, in file order.
 
     Names are those by which codebooks and --keep-float refer to the layers.
     """
@@ -45,8 +45,9 @@ def list_layers(model: onnx.ModelProto) -> list[Row]:
     prepared.CopyFrom(model)
     graph = prepare(prepared).graph
     known = constants(graph)
+    made = {node.output[0]: node for node in all_nodes(graph) if node.op_type in ("LUTPalette", "LUTQuantize")}
     rows = (
-        (node, _lut_row(node, known) if node.domain == LUTC_DOMAIN else _float_row(node, known))
+        (node, _lut_row(node, known) if node.domain == LUTC_DOMAIN else _weight_row(node, known, made))
         for node in all_nodes(graph)
     )
     return [{"name": node.name, **row} for node, row in rows if row]
@@ -76,8 +77,24 @@ def _lut_row(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) -> Row
     }
 
 
-def _float_row(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) -> Row | None:
-    weight = known.get(node.input[1]) if len(node.input) > 1 else None
+def _weight_row(
+    node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto], made: Mapping[str, onnx.NodeProto]
+) -> Row | None:
+    """Of a layer with a float weight, or with a palette weight and perhaps a quantized input."""
+    if len(node.input) < 2 or node.input[1] not in made:
+        return _float_row(node, known, node.input[1] if len(node.input) > 1 else "")
+    codes, levels = made[node.input[1]].input[:2]
+    row = _float_row(node, known, codes)
+    if row is None or levels not in known:
+        return None  # compiling it says what is wrong
+    quantizer = made.get(node.input[0])
+    inputs = known.get(quantizer.input[2]) if quantizer is not None and len(quantizer.input) == 3 else None
+    row |= {"kind": "levels", "weight_levels": known[levels].dims[-1]}
+    return row | ({} if inputs is None else {"input_levels": inputs.dims[-1]})
+
+
+def _float_row(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto], name: str) -> Row | None:
+    weight = known.get(name)
     if weight is None or node.domain not in ("", "ai.onnx"):
         return None
     dims, attributes = list(weight.dims), _attributes(node)

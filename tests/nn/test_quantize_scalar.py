@@ -16,6 +16,7 @@ from lutc.errors import LutcError
 from lutc.export import export_model
 from lutc.nn import LUTConv2d, QuantizedConv2d, QuantizedLinear, quantize_
 from lutc.nn.quantizers import LSQ
+from lutc.report.inspect import inspect
 from tests import oracle_levels
 
 
@@ -129,6 +130,9 @@ def test_files_agree(method: str, per_channel: bool, tmp_path: Path) -> None:
     names = {node.name: node.op_type for node in graph.node}
     assert names["body"] == "Conv" and names["hidden"] in ("Gemm", "MatMul")
     assert names["body.input_quantizer"] == "LUTQuantize" and names["body.weight"] == "LUTPalette"
+    row = next(row for row in inspect(path).rows if row["name"] == "body")
+    assert row["kind"] == "levels" and row["weight_levels"] <= 16 and row["input_levels"] <= 16
+    assert row["inputs"] == 36 and row["outputs"] == 6 and row["bytes"] == 36 * 6
 
 
 @pytest.mark.parametrize("method", ["lqnets", "llt"])
