@@ -46,7 +46,7 @@ class QuantizedLayer(nn.Module):
                 signed=signed,
                 num_channels=channels if config.input_per_channel else None,
                 axis=1 if isinstance(self, nn.Conv2d) else -1,
-            )
+            ).to(self.weight.device)
         if config.weight_bits is not None:
             quantizer = make_quantizer(
                 config.method_of_weights,
@@ -84,7 +84,7 @@ class QuantizedLayer(nn.Module):
         if self.weight_quantizer is not None:
             weight = FrozenPalette(*find_palette(self.weight, self.config.per_channel))
         quantizer = None
-        if self.input_quantizer is not None:
+        if self.input_quantizer is not None and self.input_quantizer.enabled:
             quantizer = FrozenQuantizer(self.input_quantizer.levels(), self.input_quantizer.axis)
         self.train(training)
         return weight, self.bias, quantizer
@@ -153,7 +153,8 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
     @property
     def pad_first(self) -> bool:
         """Whether padding zeros before the quantizer makes a difference."""
-        return self.input_quantizer is not None and any(self.pads) and not self.input_quantizer.keeps_zero()
+        quantizer = self.input_quantizer
+        return quantizer is not None and quantizer.enabled and any(self.pads) and not quantizer.keeps_zero()
 
     def forward(self, x: Tensor) -> Tensor:
         padding = self.padding

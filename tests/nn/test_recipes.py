@@ -71,6 +71,7 @@ def test_phases_of_quantization_networks() -> None:
     layer = net[2]
     values = torch.rand(100)
     assert torch.equal(layer.input_quantizer(values), values)
+    assert layer.frozen().input_quantizer is None  # what is converted now has float inputs, as trained
     set_phase(net, "inputs")
     assert not layer.original_weight.requires_grad and not layer.weight_quantizer.alpha.requires_grad
     assert layer.input_quantizer.alpha.requires_grad

@@ -22,7 +22,6 @@ class QuantizedParts:
     """
 
     weight: Tensor | None = None
-    weight_per_channel: bool = False
     input: Levels | None = None
 
 

@@ -101,7 +101,7 @@ def _frozen(name: str, layer: nn.Conv2d | nn.Linear, parts: QuantizedParts) -> n
     weight: nn.Module = FrozenWeight(layer.weight)
     if parts.weight is not None:
         try:
-            weight = FrozenPalette(*find_palette(parts.weight, parts.weight_per_channel))
+            weight = FrozenPalette(*find_palette(parts.weight, per_channel=False))
         except LutcError as error:
             raise ModelImportError(
                 f'cannot import the weight of "{name}"',
