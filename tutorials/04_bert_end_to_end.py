@@ -35,8 +35,9 @@ inputs = {name: value.numpy() for name, value in small.inputs().items()}
 
 # %% [markdown]
 # ## 2. All in float
-# A model without tables compiles too. Matrix products, layer norms, softmax and GELU get schedules of their own, and the
-# results are onnxruntime's to the last digits: exponentials are polynomials in vectors, with errors below one in a million.
+# A model without tables compiles too. Matrix products, layer norms, softmax and GELU get schedules of their own, and
+# the results are onnxruntime's to the last digits: exponentials are polynomials in vectors, with errors below one in a
+# million.
 
 # %%
 float_artifact = lutc.compile(model, output=folder / "float.lutc")
@@ -48,8 +49,8 @@ assert error < 1e-4
 
 # %% [markdown]
 # ## 3. Which layers should be tables?
-# `estimate` compares each layer as a table with the same layer in float32 and int8, from a model of the target's core. A
-# layer with few outputs cannot pay for the search of its codes: the classifier has two.
+# `estimate` compares each layer as a table with the same layer in float32 and int8, from a model of the target's core.
+# A layer with few outputs cannot pay for the search of its codes: the classifier has two.
 
 # %%
 report = lutc.estimate(model, "x86-64-v3")
@@ -75,8 +76,8 @@ assert len(tables) == 12
 
 # %% [markdown]
 # ## 5. Where the time goes
-# The profile sets the tables against the rest. The last line under it is Amdahl's law: what tables that cost nothing would
-# bring, as long as the rest stays. With few layers replaced, that is little, however fast the tables are.
+# The profile sets the tables against the rest. The last line under it is Amdahl's law: what tables that cost nothing
+# would bring, as long as the rest stays. With few layers replaced, that is little, however fast the tables are.
 
 # %%
 told = profile(artifact.path, inputs, repeat=20)
@@ -85,8 +86,8 @@ assert any("free tables would make it" in note for note in told.notes())
 
 # %% [markdown]
 # ## 6. Beside other engines
-# `lutc bench bert.onnx` compiles the model and times it in turns with onnxruntime and OpenVINO, in float32 and int8; where
-# `bert.codebooks.safetensors` lies beside the file, also with tables. Each engine's peak memory is that of a process of
+# `lutc bench bert.onnx` compiles the model and times it in turns with onnxruntime and OpenVINO, in float32 and int8;
+# where `bert.codebooks.safetensors` lies beside the file, also with tables. Each engine's peak memory is that of a process of
 # its own.
 
 # %%

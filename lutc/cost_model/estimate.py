@@ -94,7 +94,7 @@ class CostReport(Report):
     def notes(self) -> Sequence[str]:
         slower = [row.name for row in self.rows if row.slower]
         told = [
-            "Times are a model of one core with warm caches and without matrix units: compare them, do not trust a clock."
+            "Times are a model of one core with warm caches and no matrix units: compare them, do not trust a clock."
         ]
         if slower:
             told.append(

@@ -58,5 +58,5 @@ def test_no_networks(tmp_path: Path) -> None:
 
 
 def test_unknown_engine(folder: Path) -> None:
-    with pytest.raises(VerifyError, match="no engine has this name|cannot compare"):
+    with pytest.raises(VerifyError, match=r"no engine has this name|cannot compare"):
         benchmark_networks(folder, baselines=["abacus"])

@@ -13,8 +13,8 @@ from tvm_ext import pipeline
 from tvm_ext.tensor_intrin import get_isa
 
 _SHAPE = {"x": (1, 32, 56, 56), "outputs": 16, "length": 9, "kernel": (3, 3), "pads": (1, 1, 1, 1), "tree": True}
-LAYERS = [Layer("bytes", **_SHAPE), Layer("floats", search="f32", **_SHAPE)]
-# mnemonics of a byte shuffle, of comparisons of bytes, and of what picks float32 thresholds
+LAYER = Layer("bytes", **_SHAPE)
+# mnemonics of a byte shuffle, and of comparisons of bytes
 _BYTES = {
     "ssse3": ("pshufb", ("pcmpgtb",)),
     "avx2": ("vpshufb", ("vpcmpgtb",)),
@@ -22,22 +22,20 @@ _BYTES = {
     "avx512_vbmi": ("vpshufb", ("vpcmpgtb", "vpcmpltb")),
     "neon": ("tbl", ("cmgt",)),
 }
-_FLOATS = {"avx2": "vpermps", "avx512": "vpermps", "avx512_vbmi": "vpermps"}
 LEVELS = 4
 
 
 @functools.cache
-def _walk(isa: str, layer: str) -> Loop:
-    built = pipeline.build(module_of(LAYERS), TARGETS[isa])
+def _walk(isa: str) -> Loop:
+    built = pipeline.build(module_of([LAYER]), TARGETS[isa])
     text = built.executable.mod.imports[0].inspect_source("asm")
-    shuffle = _FLOATS.get(isa, _BYTES[isa][0]) if layer == "floats" else _BYTES[isa][0]
-    return busiest(innermost_loops(kernel_lines(text, f"lut_encode_{layer}")), shuffle)
+    return busiest(innermost_loops(kernel_lines(text, "lut_encode_bytes")), _BYTES[isa][0])
 
 
 @pytest.mark.parametrize("isa", _BYTES)
 def test_bytes(isa: str) -> None:
     """Of each codebook: the root's threshold is broadcast, three are looked up, and the leaf's code."""
-    found, group = _walk(isa, "bytes").mnemonics, get_isa(isa).table_read.group
+    found, group = _walk(isa).mnemonics, get_isa(isa).table_read.group
     shuffle, comparisons = _BYTES[isa]
     assert found[shuffle] == LEVELS * group
     assert sum(found[name] for name in comparisons) == LEVELS * group
@@ -45,18 +43,9 @@ def test_bytes(isa: str) -> None:
     assert everything <= (9 if isa == "ssse3" else 7.5) * LEVELS * group  # two-operand instructions copy registers
 
 
-@pytest.mark.parametrize("isa", _FLOATS)
-def test_floats(isa: str) -> None:
-    """One permutation for each vector of rows and level below the root, by which LLVM may broadcast the root's."""
-    tree, group = get_isa(isa).tree, get_isa(isa).table_read.group
-    vectors = tree.rows // tree.float_rows * group
-    assert (LEVELS - 1) * vectors <= _walk(isa, "floats").mnemonics[_FLOATS[isa]] <= LEVELS * vectors
-
-
-@pytest.mark.parametrize("layer", ["bytes", "floats"])
 @pytest.mark.parametrize("isa", ["avx512", "avx512_vbmi", "avx2", "neon"])
-def test_nothing_spills_or_is_called(isa: str, layer: str) -> None:
-    loop = _walk(isa, layer)
+def test_nothing_spills_or_is_called(isa: str) -> None:
+    loop = _walk(isa)
     registers = r"\bq\d+|\bv\d+" if isa == "neon" else "%[xyz]mm"
     assert not loop.on_stack(registers)
     assert not [line for line in loop.lines if line.split()[0] in ("callq", "bl", "blr")]
