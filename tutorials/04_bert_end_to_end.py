@@ -87,8 +87,8 @@ assert any("free tables would make it" in note for note in told.notes())
 # %% [markdown]
 # ## 6. Beside other engines
 # `lutc bench bert.onnx` compiles the model and times it in turns with onnxruntime and OpenVINO, in float32 and int8;
-# where `bert.codebooks.safetensors` lies beside the file, also with tables. Each engine's peak memory is that of a process of
-# its own.
+# where `bert.codebooks.safetensors` lies beside the file, also with tables. Each engine's peak memory is that of a
+# process of its own.
 
 # %%
 codebooks.save(folder / "bert.codebooks.safetensors")
