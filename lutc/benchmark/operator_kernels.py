@@ -43,7 +43,7 @@ class OperatorKernels:
         built = pipeline.codegen(scheduled, llvm)
         self.kernel: str = built.layers[0]["kernel"]
         self.table_bits: int = built.layers[0]["table_bits"]
-        self.gathers = self.kernel == "row gather"
+        self.gathers = self.kernel.startswith(("row gather", "row loads"))
         self.isa = best_isa(TVMTarget(dict(llvm))).name
         self.table_traffic = self._traffic(layer)
         self._library = built.executable.mod.imports[0]

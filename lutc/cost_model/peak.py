@@ -64,9 +64,15 @@ _PEAKS = (
     Peak("avx2", "intel", 24, 32, 8, 2, 2, 2, 3, 8, 2, 64),
     Peak("ssse3", "amd", 16, 21, 4, 2, 2, 2, 4, 4, 2, 32),
     Peak("ssse3", "intel", 12, 16, 4, 2, 2, 2, 3, 4, 2, 64),
-    # Cortex-A76 and its kin, two vector pipes: tbl and two widening additions are 16 lookups
-    Peak("neon", "arm", 10.7, 10.7, 4, 1, 1, 1, 2, 4, 2, 16),
-    Peak("neon_dotprod", "arm", 10.7, 10.7, 4, 4, 2, 1, 2, 4, 2, 16),
+    # Cortex-A76 and its kin, two vector pipes: tbl of a pair and a pairwise addition are 16 lookups; rows of 7 bits take
+    # one addition in int8 and two that widen for 32
+    Peak("neon", "arm", 16, 21.3, 4, 1, 1, 1, 2, 4, 2, 16),
+    Peak("neon_dotprod", "arm", 16, 21.3, 4, 4, 2, 1, 2, 4, 2, 16),
+    # Cortex-X1: four pipes, of which two do tbl and two the pairwise addition; rows take any pipe and two that widen
+    Peak("neon_wide_narrow", "arm", 32, 32, 4, 4, 4, 1, 4, 4, 4, 32),
+    # Cortex-A55: one operation a cycle; tbl of one codebook and two widening additions, of four with additions in int8
+    Peak("neon_little", "arm", 5.3, 8, 4, 4, 1, 1, 1, 4, 1, 8),
+    Peak("neon_little_narrow", "arm", 7.1, 8, 4, 4, 1, 1, 1, 4, 1, 8),
 )
 
 
