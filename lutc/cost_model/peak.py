@@ -70,7 +70,7 @@ _PEAKS = (
     Peak("neon_dotprod", "arm", 16, 21.3, 4, 4, 2, 1, 2, 4, 2, 16),
     # Cortex-X1: four pipes, of which two do tbl and two the pairwise addition; rows take any pipe and two that widen
     Peak("neon_wide_narrow", "arm", 32, 32, 4, 4, 4, 1, 4, 4, 4, 32),
-    # Cortex-A55: one operation a cycle; tbl of one codebook and two widening additions, of four with additions in int8
+    # Cortex-A55: one operation a cycle; tbl of one codebook and two widening additions, or of four added in int8
     Peak("neon_little", "arm", 5.3, 8, 4, 4, 1, 1, 1, 4, 1, 8),
     Peak("neon_little_narrow", "arm", 7.1, 8, 4, 4, 1, 1, 1, 4, 1, 8),
 )

@@ -31,6 +31,8 @@ def convert_layer(bb: relax.BlockBuilder, op_type: str, inputs: Inputs, attrs: M
         return bb.emit(named(relax.op.matmul(inputs[0], inputs[1]), name))
     if op_type == "Clip" and inputs[0] is not None and inputs[0].ty.dtype == "float32":
         return _clip(bb, inputs)
+    if op_type == "Gather":
+        return _gather(bb, inputs, int(attrs.get("axis", 0)))
     if op_type == "Sum":  # TVM stacks the inputs and sums, which costs copies and stops its layout pass
         return functools.reduce(lambda x, y: bb.emit(relax.op.add(x, y)), (x for x in inputs if x is not None))
     return None
@@ -85,6 +87,20 @@ def _gemm(bb: relax.BlockBuilder, inputs: Inputs, attrs: Mapping[str, Any], name
     out = bb.emit(named(relax.op.matmul(a, b), name))
     beta = float(attrs.get("beta", 1.0))
     return out if c is None or beta == 0 else bb.emit(relax.op.add(out, _scaled(bb, c, beta, transpose=False)))
+
+
+def _gather(bb: relax.BlockBuilder, inputs: Inputs, axis: int) -> relax.Expr | None:
+    """Rows of a float table, as embeddings are; an index outside of it takes the nearest row, not foreign memory."""
+    data, index = inputs[0], inputs[1]
+    if data is None or index is None or not all(isinstance(e.ty, relax.TensorType) for e in (data, index)):
+        return None
+    size = static_shape(data)
+    if size is None or data.ty.dtype != "float32" or constant_of(bb, index) is not None:
+        return None
+    zero, count = (relax.const(value, str(index.ty.dtype)) for value in (0, size[axis]))
+    behind = bb.emit(relax.op.add(index, count))
+    index = bb.emit(relax.op.where(bb.emit(relax.op.less(index, zero)), behind, index))
+    return bb.emit(relax.op.take(data, index, axis=axis % len(size), mode="clip"))
 
 
 def _clip(bb: relax.BlockBuilder, inputs: Inputs) -> relax.Expr | None:

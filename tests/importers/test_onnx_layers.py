@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import tvm
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 from tvm import relax
 
+import lutc
 from lutc.importers import import_model
 from tests.execute import execute
 from tests.importers.models import model
@@ -127,3 +130,15 @@ def test_spans_survive_the_passes_that_run_before_the_rewrite() -> None:
     mod = import_model(model(nodes, {"x": [1, 2, 4, 4]}, {"y": [1, 5]}, tensors)).mod
     passes = [relax.transform.FoldConstant(), relax.transform.EliminateCommonSubexpr(), relax.transform.Normalize()]
     assert set(spans(tvm.transform.Sequential(passes)(mod))) == {"conv", "fc"}
+
+
+def test_an_embedding_never_reads_outside_of_its_table(tmp_path: Path) -> None:
+    table = np.arange(40, dtype=np.float32).reshape(10, 4)
+    index = helper.make_tensor_value_info("i", TensorProto.INT64, [2, 3])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3, 4])
+    node = helper.make_node("Gather", ["w", "i"], ["y"], "embedding")
+    graph = helper.make_graph([node], "g", [index], [y], [numpy_helper.from_array(table, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "e.onnx")
+    artifact = lutc.compile(tmp_path / "e.onnx", output=tmp_path / "e.lutc")
+    (rows,) = lutc.load(artifact.path).run({"i": np.array([[0, -1, 9], [10**9, -10, -11]])}).values()
+    np.testing.assert_array_equal(rows, table[[[0, 9, 9], [9, 0, 0]]])
