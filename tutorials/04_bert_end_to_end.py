@@ -36,12 +36,8 @@ inputs = {name: value.numpy() for name, value in small.inputs().items()}
 # %% [markdown]
 # ## 2. All in float
 # A model without tables compiles too. Matrix products, layer norms, softmax and GELU get schedules of their own, and
-<<<<<<< HEAD
 # the results are onnxruntime's to the last digits: exponentials are polynomials in vectors, with errors below one in a
 # million.
-=======
-# the results are onnxruntime's but for the last digits: exponentials are polynomials, off by less than 1e-6.
->>>>>>> 9abfc63 (Whole networks told in docs/performance.md; an embedding's index is clipped)
 
 # %%
 float_artifact = lutc.compile(model, output=folder / "float.lutc")
@@ -80,13 +76,8 @@ assert len(tables) == 12
 
 # %% [markdown]
 # ## 5. Where the time goes
-<<<<<<< HEAD
 # The profile sets the tables against the rest. The last line under it is Amdahl's law: what tables that cost nothing
 # would bring, as long as the rest stays. With few layers replaced, that is little, however fast the tables are.
-=======
-# The profile sets the tables against the rest. The line under it is Amdahl's law: what tables that cost nothing would
-# bring, as long as the rest stays. With few layers replaced, that is little, however fast the tables are.
->>>>>>> 9abfc63 (Whole networks told in docs/performance.md; an embedding's index is clipped)
 
 # %%
 told = profile(artifact.path, inputs, repeat=20)

@@ -64,8 +64,8 @@ _PEAKS = (
     Peak("avx2", "intel", 24, 32, 8, 2, 2, 2, 3, 8, 2, 64),
     Peak("ssse3", "amd", 16, 21, 4, 2, 2, 2, 4, 4, 2, 32),
     Peak("ssse3", "intel", 12, 16, 4, 2, 2, 2, 3, 4, 2, 64),
-    # Cortex-A76 and its kin, two vector pipes: tbl of a pair and a pairwise addition are 16 lookups; rows of 7 bits take
-    # one addition in int8 and two that widen for 32
+    # Cortex-A76 and its kin, two vector pipes: tbl of a pair and a pairwise addition are 16 lookups; rows of 7 bits
+    # take one addition in int8 and two that widen for 32
     Peak("neon", "arm", 16, 21.3, 4, 1, 1, 1, 2, 4, 2, 16),
     Peak("neon_dotprod", "arm", 16, 21.3, 4, 4, 2, 1, 2, 4, 2, 16),
     # Cortex-X1: four pipes, of which two do tbl and two the pairwise addition; rows take any pipe and two that widen
