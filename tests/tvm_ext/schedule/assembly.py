@@ -27,8 +27,8 @@ class Loop:
 
 
 def stack_access(line: str) -> bool:
-    """Through the stack or frame pointer; %rbp with an index is an ordinary pointer of a function without a frame."""
-    return bool(re.search(r"\(%rsp[),]|-\d+\(%rbp\)|\[(sp|x29)[],]", line))
+    """Through the stack pointer, or %rbp where it is no ordinary pointer; without a frame x29 is one too."""
+    return bool(re.search(r"\(%rsp[),]|-\d+\(%rbp\)|\[sp[],]", line))
 
 
 def kernel_lines(asm: str, symbol: str) -> list[str]:
