@@ -30,7 +30,7 @@ def legalize_tree(bb: relax.BlockBuilder, call: relax.Call, patches: Patches) ->
         )
         return codes if layout else topi.reshape(codes, shape)
 
-    info = {"kind": "encode_tree" if layout else "oracle", "isa": layout, "layer": str(attrs["layer"])}
+    info = {"kind": "encode_tree", "isa": layout, "layer": str(attrs["layer"])}
     args = [x, given(inv_scale), split_dims, split_thresholds]
     return emit_kernel(bb, logical, args, call.ty, "lut_encode", info)
 

@@ -11,6 +11,7 @@ from tvm_ext.schedule.base import blocks_of, iterations, kernel_of
 from tvm_ext.threads import worth_threads
 
 _NS_PER_LEVEL = 1.0
+_NODE = "lut_node"
 
 
 class EncodeTree(ScheduleRule):
@@ -22,12 +23,13 @@ class EncodeTree(ScheduleRule):
         sch = s_tir.Schedule(func)
         blocks = blocks_of(sch)
         codes, values = blocks.pop("lut_codes"), blocks.pop("lut_x")
+        nodes = [name for name in blocks if name.startswith(_NODE)]  # the rest are copies into other shapes
         work = iterations(sch, values) * _NS_PER_LEVEL
         first, *rest = sch.get_loops(codes)
         innermost = rest[-1]
         if worth_threads(work):
             sch.parallel(sch.fuse(first, *rest[:-1]))
-        for node in sorted(blocks, key=_level, reverse=True):
+        for node in sorted(nodes, key=_level, reverse=True):
             sch.compute_at(blocks[node], innermost, preserve_unit_loops=True)
         sch.compute_at(values, innermost, preserve_unit_loops=True)
         sch.unroll(sch.get_loops(values)[-1])
@@ -36,4 +38,4 @@ class EncodeTree(ScheduleRule):
 
 def _level(name: str) -> int:
     """Of the block "lut_node_3": 3; of the root's: -1."""
-    return int(name.removeprefix("lut_node").removeprefix("_") or -1)
+    return int(name.removeprefix(_NODE).removeprefix("_") or -1)
