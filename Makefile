@@ -25,7 +25,7 @@ test: $(VENV)/.installed-all ## Run all tests; AArch64 ones need qemu and say so
 lint: $(VENV)/.installed-all ## Check formatting, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/.installed-all ## Format the code and apply safe lint fixes
 	$(BIN)/ruff check --fix .
