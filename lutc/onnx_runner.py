@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -38,7 +39,8 @@ class OnnxRunner:
             values = self._run(self._names, dict(feeds))
         except Exception as error:
             raise _failed("the model cannot be run", self._source, error) from error
-        return dict(zip(self._names, values, strict=True)) | {name: feeds[name] for name in self._fetched_inputs}
+        outputs: dict[str, Any] = dict(zip(self._names, values, strict=True))
+        return outputs | {name: feeds[name] for name in self._fetched_inputs}
 
 
 def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:

@@ -126,7 +126,9 @@ def _with_static_shapes(
 def _user_values(program: torch.export.ExportedProgram) -> dict[str, Any]:
     wanted = set(program.graph_signature.user_inputs)
     return {
-        node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in wanted
+        str(node.name): node.meta["val"]
+        for node in program.graph.nodes
+        if node.op == "placeholder" and node.name in wanted
     }
 
 

@@ -132,5 +132,5 @@ def _pads(module: nn.Conv2d) -> tuple[int, int, int, int]:
         total = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
         top, left = total[0] // 2, total[1] // 2
         return (top, left, total[0] - top, total[1] - left)
-    height, width = module.padding
+    height, width = (int(p) for p in module.padding)
     return (height, width, height, width)

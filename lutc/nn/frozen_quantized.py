@@ -63,6 +63,8 @@ class _FrozenLayer(nn.Module):
 class FrozenWeight(nn.Module):
     """A weight that stays float32."""
 
+    weight: Tensor
+
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.register_buffer("weight", weight.detach().clone())

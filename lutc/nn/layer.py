@@ -29,6 +29,8 @@ class LUTLayer(nn.Module):
     In train() the forward is soft-PQ; in eval() it is exactly what `export_model` writes.
     """
 
+    bias: nn.Parameter | None
+
     def __init__(
         self,
         weight: nn.Parameter,

@@ -65,12 +65,12 @@ class QuantizedLayer(nn.Module):
         """The parametrization of the weight, or None where it stays float."""
         if not parametrize.is_parametrized(self, "weight"):
             return None
-        return self.parametrizations.weight[0]
+        return self.get_submodule("parametrizations.weight.0")  # pyright: ignore[reportReturnType]
 
     @property
     def original_weight(self) -> Tensor:
         """The float weight that is trained."""
-        return self.weight if self.weight_quantizer is None else self.parametrizations.weight.original
+        return self.weight if self.weight_quantizer is None else self.get_parameter("parametrizations.weight.original")
 
     def quantized_input(self, x: Tensor) -> Tensor:
         return x if self.input_quantizer is None else self.input_quantizer(x)

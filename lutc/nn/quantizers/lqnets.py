@@ -22,6 +22,8 @@ class LQNets(ScalarQuantizer):
     """
 
     method = "lqnets"
+    digits: Tensor
+    basis: Tensor
 
     def __init__(self, bits: int, *, signed: bool, **place) -> None:
         super().__init__(bits, signed=signed, **place)

@@ -16,6 +16,7 @@ class MinMax(ScalarQuantizer):
     """
 
     method = "minmax"
+    largest: Tensor
 
     def __init__(self, bits: int, *, signed: bool, **place) -> None:
         super().__init__(bits, signed=signed, **place)
