@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,14 @@ def why_missing(name: str) -> str:
     except VerifyError as error:
         return f"{error.reason} ({error.fix})"
     return ""
+
+
+def usable_engines(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those that can be used here, and a sentence about each that cannot. Raises VerifyError for an unknown engine."""
+    check_known(tuple(names))
+    missing = {name: why for name in names if (why := why_missing(name))}
+    told = [f"{name} is left out: {why}." for name, why in missing.items()]
+    return [name for name in names if name not in missing], told
 
 
 def baseline_run(name: str, model: Path, inputs: Inputs, threads: int) -> Call:

@@ -6,19 +6,20 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from lutc.benchmark.baselines import PACKAGES, baseline_run, check_known, quantize_int8, why_missing
+from lutc.benchmark.baselines import PACKAGES, baseline_run, quantize_int8, usable_engines
 from lutc.benchmark.machine import cpu_flags, cpu_name, versions
 from lutc.benchmark.memory import peak_memory
 from lutc.benchmark.protocol import pinned, time_in_turns
+from lutc.benchmark.suite_report import SuiteReport, SuiteRow
 from lutc.errors import ModelImportError
 from lutc.inputs import random_inputs
-from lutc.report.base import Column, Report
+from lutc.report.base import Column
 from lutc.targets import Target, check_runs_here, parse_target
 
 ENGINES = ("onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8")
@@ -30,7 +31,7 @@ Call = Callable[[], object]
 
 
 @dataclass(frozen=True)
-class NetworkRow:
+class NetworkRow(SuiteRow):
     """One engine on one network, batch and sizes as in the file.
 
     Parameters
@@ -60,12 +61,8 @@ class NetworkRow:
 
 
 @dataclass
-class NetworkReport(Report):
+class NetworkReport(SuiteReport):
     """Rows: NetworkRow; the engines of a network follow each other."""
-
-    details: dict[str, Any] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)
-    interrupted: bool = False
 
     kind: ClassVar[str] = "networks"
 
@@ -83,12 +80,6 @@ class NetworkReport(Report):
             Column("compile_s", "compile s", 1),
             Column("tables", "tables"),
         ]
-
-    def facts(self) -> Mapping[str, Any]:
-        return self.details
-
-    def notes(self) -> Sequence[str]:
-        return self.remarks
 
 
 def find_networks(subject: str | Path) -> list[Path]:
@@ -131,12 +122,9 @@ def benchmark_networks(
     """
     goal = target if isinstance(target, Target) else parse_target(target)
     check_runs_here(goal)
-    check_known(tuple(baselines))
     models = find_networks(subject)
-    missing = {name: why for name in baselines if (why := why_missing(name))}
-    engines = [name for name in baselines if name not in missing]
-    report = NetworkReport([], _details(goal, threads, repeat, engines))
-    report.remarks += [f"{name} is left out: {why}." for name, why in missing.items()]
+    engines, remarks = usable_engines(baselines)
+    report = NetworkReport([], _details(goal, threads, repeat, engines), remarks)
     try:
         for model in models:
             progress(model.stem)

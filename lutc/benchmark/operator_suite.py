@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 from lutc.benchmark.baselines import (
     BASELINES,
     PACKAGES,
-    check_known,
     onnxruntime_run,
     openvino_run,
     quantize_int8,
-    why_missing,
+    usable_engines,
 )
 from lutc.benchmark.clock import CLOCK_CYCLES, clock_call, nominal_ghz
 from lutc.benchmark.machine import amx_in_use, cpu_flags, cpu_name, versions
@@ -66,10 +65,7 @@ def benchmark_operators(
     """
     goal = target if isinstance(target, Target) else parse_target(target)
     check_runs_here(goal)
-    check_known(tuple(baselines))
-    missing = {name: why for name in baselines if (why := why_missing(name))}
-    engines = [name for name in baselines if name not in missing]
-    remarks = [f"{name} is left out: {why}." for name, why in missing.items()]
+    engines, remarks = usable_engines(baselines)
     rows: list[OperatorRow] = []
     interrupted = False
     with pinned(threads) as cpus:

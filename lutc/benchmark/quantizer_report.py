@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from lutc.benchmark.protocol import Timing
-from lutc.report.base import Column, Report
+from lutc.benchmark.suite_report import SuiteReport, TimedRow, timed_columns
+from lutc.report.base import Column
 from lutc.report.text import format_table
 
 
@@ -35,7 +36,7 @@ class StaircaseRow:
 
 
 @dataclass(frozen=True)
-class QuantizedRow:
+class QuantizedRow(TimedRow):
     """One operator, float32 in to float32 out.
 
     Parameters
@@ -60,50 +61,23 @@ class QuantizedRow:
     peak_share: float | None
     clock_ghz: float | None
 
-    def ratio(self, engine: str) -> dict[str, float]:
-        """How many times longer the engine takes: "min" of fastest times, "median" of medians."""
-        other = self.baselines[engine]
-        return {"min": other.min_us / self.lutc.min_us, "median": other.median_us / self.lutc.median_us}
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values, with "ratios" by engine."""
-        return {**asdict(self), "ratios": {name: self.ratio(name) for name in self.baselines}}
-
     def flat(self) -> dict[str, Any]:
-        """A cell a column."""
-        row = {**asdict(self), "min_us": self.lutc.min_us, "median_us": self.lutc.median_us}
-        del row["lutc"], row["baselines"], row["parts_us"]
-        row |= {f"{name}_us": us for name, us in self.parts_us.items()}
-        for name in self.baselines:
-            row |= {f"{name}_ratio_{key}": value for key, value in self.ratio(name).items()}
-        if self.peak_share is not None:
-            row["peak_percent"] = 100 * self.peak_share
-        return row
+        row = super().flat()
+        return row if self.peak_share is None else row | {"peak_percent": 100 * self.peak_share}
 
 
 @dataclass
-class QuantizerReport(Report):
-    """Rows: QuantizedRow; `staircases` of activation quantizers alone. `details` as in OperatorReport."""
+class QuantizerReport(SuiteReport):
+    """Rows: QuantizedRow; `staircases` of activation quantizers alone."""
 
     staircases: list[StaircaseRow] = field(default_factory=list)
-    details: dict[str, Any] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)
-    interrupted: bool = False
 
     kind: ClassVar[str] = "quantizers"
 
     def columns(self) -> Sequence[Column]:
-        engines = list(dict.fromkeys(name for row in self.rows for name in row.baselines))
-        ratios = [
-            Column(f"{name}_ratio_{key}", f"{name.replace('onnxruntime', 'ort')} x {key}", 2)
-            for name in engines
-            for key in ("min", "median")
-        ]
         return [
             Column("name", "operator"),
-            Column("min_us", "min us", 1),
-            Column("median_us", "median us", 1),
-            *ratios,
+            *timed_columns(self.rows),
             Column("levels_us", "levels us", 1),
             Column("product_us", "product us", 1),
             Column("products_per_ns", "products/ns", 0),
@@ -111,9 +85,6 @@ class QuantizerReport(Report):
             Column("weight_bytes", "weights"),
             Column("kernel", "kernel"),
         ]
-
-    def facts(self) -> Mapping[str, Any]:
-        return self.details
 
     def notes(self) -> Sequence[str]:
         told = list(self.remarks)
@@ -127,11 +98,4 @@ class QuantizerReport(Report):
         return told
 
     def to_dict(self) -> dict[str, Any]:
-        head = {**super().to_dict(), "interrupted": self.interrupted}
-        return {
-            **head, "rows": [row.to_dict() for row in self.rows],
-            "staircases": [asdict(row) for row in self.staircases], "notes": list(self.remarks),
-        }  # fmt: skip
-
-    def _dicts(self) -> list[dict[str, Any]]:
-        return [row.flat() for row in self.rows]
+        return {**super().to_dict(), "staircases": [asdict(row) for row in self.staircases]}

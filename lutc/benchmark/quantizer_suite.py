@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lutc.benchmark.baselines import BASELINES, check_known, why_missing
+from lutc.benchmark.baselines import BASELINES, usable_engines
 from lutc.benchmark.clock import CLOCK_CYCLES, clock_call, nominal_ghz
 from lutc.benchmark.operator_suite import Call, baseline_calls, machine_details, prepare_tvm
 from lutc.benchmark.operators import Operator
@@ -42,10 +42,7 @@ def benchmark_quantizers(
     """
     goal = target if isinstance(target, Target) else parse_target(target)
     check_runs_here(goal)
-    check_known(tuple(baselines))
-    missing = {name: why for name in baselines if (why := why_missing(name))}
-    engines = [name for name in baselines if name not in missing]
-    remarks = [f"{name} is left out: {why}." for name, why in missing.items()]
+    engines, remarks = usable_engines(baselines)
     rows: list[QuantizedRow] = []
     staircases: list[StaircaseRow] = []
     chosen, interrupted = list(layers if layers is not None else quantized_suite()), False
@@ -62,7 +59,7 @@ def benchmark_quantizers(
             interrupted = True
             remarks.append(f"Interrupted: {len(rows)} of {len(chosen)} operators were measured.")
     details = machine_details(goal, threads, cpus, repeat, engines)
-    return QuantizerReport(rows, staircases, details, remarks, interrupted)
+    return QuantizerReport(rows, details, remarks, interrupted, staircases)
 
 
 def _staircases(target: Target, repeat: int) -> list[StaircaseRow]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from lutc.report.base import Column, Report
+from lutc.benchmark.suite_report import SuiteReport, SuiteRow
+from lutc.report.base import Column
 
 CAVEAT = (
     "Simulated, not measured: executed blocks priced by a pipeline model, with every load from the nearest cache and"
@@ -15,7 +16,7 @@ CAVEAT = (
 
 
 @dataclass(frozen=True)
-class SimulatedRow:
+class SimulatedRow(SuiteRow):
     """One operator on one core, float32 in to float32 out.
 
     Parameters
@@ -85,12 +86,8 @@ class SimulatedRow:
 
 
 @dataclass
-class SimulatedReport(Report):
+class SimulatedReport(SuiteReport):
     """Rows: SimulatedRow. `details` is the core, its model and the versions; `interrupted` by Ctrl-C."""
-
-    details: dict[str, Any] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)
-    interrupted: bool = False
 
     kind: ClassVar[str] = "simulated operators"
 
@@ -112,16 +109,3 @@ class SimulatedReport(Report):
             Column("table_bits", "bits"),
             Column("kernel", "kernel"),
         ]
-
-    def facts(self) -> Mapping[str, Any]:
-        return self.details
-
-    def notes(self) -> Sequence[str]:
-        return self.remarks
-
-    def to_dict(self) -> dict[str, Any]:
-        head = {**super().to_dict(), "interrupted": self.interrupted}
-        return {**head, "rows": [row.to_dict() for row in self.rows], "notes": list(self.remarks)}
-
-    def _dicts(self) -> list[dict[str, Any]]:
-        return [row.flat() for row in self.rows]

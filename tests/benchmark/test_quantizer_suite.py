@@ -56,4 +56,7 @@ def test_text(golden) -> None:
         {"onnxruntime": Timing(300.0, 310.0, 10)}, {"levels": 10.0, "product": 90.0}, 400.0, 0.75, 3.5,
     )  # fmt: skip
     stairs = [StaircaseRow("PACT, uniform", "grid", 4, 6400, time, 1.0)]
-    golden(str(QuantizerReport([row], stairs, {"target": "x86-64-v4-vbmi"}, ["A remark."])), "benchmark/quantizers.txt")
+    golden(
+        str(QuantizerReport([row], {"target": "x86-64-v4-vbmi"}, ["A remark."], staircases=stairs)),
+        "benchmark/quantizers.txt",
+    )
