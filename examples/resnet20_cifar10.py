@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -36,6 +37,7 @@ from torch.nn import functional as F
 
 from lutc.nn import LUTConfig, param_groups, quantize_
 from lutc.nn.batch_norm import reestimate_batch_norm_
+from lutc.nn.checkpoint import save_checkpoint
 from lutc.nn.distillation import distillation_loss
 from lutc.nn.distributed import broadcast_layers_
 from lutc.nn.monitor import Monitor
@@ -81,6 +83,9 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="float checkpoint (.safetensors); default: train one")
     parser.add_argument("--float-epochs", type=int, default=30, help="of the float training, without --weights")
     parser.add_argument("--epochs", type=float, default=3, help="of the lookup-table training")
+    parser.add_argument("--steps", type=int, help="of the lookup-table training, instead of --epochs")
+    parser.add_argument("--block-weight", type=float, default=1.0, help="of the blocks' errors in the loss")
+    parser.add_argument("--batch-norm", choices=("batch", "frozen"), default="frozen", help="statistics in training")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3, help="of batch norm, stem and head")
     parser.add_argument("--centroid-lr", type=float, default=1e-3)
@@ -94,6 +99,8 @@ def main() -> None:
     parser.add_argument("--table-dtype", choices=("int8", "float32"), default="int8")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
     options = parser.parse_args()
+    if options.steps is not None:
+        options.epochs = float(options.steps > 0)
     rank, processes = start_processes(options.seed, options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
     folder = data_folder(options.data)
@@ -119,7 +126,7 @@ def main() -> None:
             model, teacher, train_x, train_y, options, rank, processes, checkpoint, first_step
         )
     if rank == 0:
-        if options.epochs > 0:
+        if options.epochs > 0 and options.batch_norm == "batch":
             reestimate_batch_norm_(model, [cifar10_normalised(part) for part in train_x[:2000].split(100)])
         finish(model, test_x, test_y, options, results)
 
@@ -176,7 +183,21 @@ def prepare(
             console.print(f"  {row.name:<24} error {row.tied_error:.3f} -> {row.fitted_error:.3f}")
     broadcast_layers_(model)
     results["calibration seconds"] = round(time.perf_counter() - started, 1)
+    save_checkpoint(checkpoint, {"step": 0}, model=model)
     return 0
+
+
+def block_outputs(model: nn.Module) -> dict[str, Tensor]:
+    """Where the outputs of the residual blocks stand after a forward, by name."""
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        return lambda _module, _inputs, output: found.__setitem__(name, output)
+
+    for name, module in model.named_modules():
+        if isinstance(module, Block):
+            module.register_forward_hook(keep(name))
+    return found
 
 
 def train_lut(
@@ -191,7 +212,7 @@ def train_lut(
     first_step: int,
 ) -> float:
     monitor = Monitor(model, [cifar10_normalised(images[:64])], teacher)
-    steps = int(options.epochs * max(len(images) // options.batch, 1))
+    steps = options.steps or int(options.epochs * max(len(images) // options.batch, 1))
     schedule = None
     if options.temperature != "learned":
         schedule = AnnealTemperature(model, 1.0, 0.1 if options.temperature == "annealed" else 1.0)
@@ -200,12 +221,20 @@ def train_lut(
     if first_step:
         resume_optimizer(checkpoint, optimizer)
 
+    ours, theirs = block_outputs(model), block_outputs(teacher)
+
     def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
         x = cifar10_distorted(images[indices])
         with torch.no_grad():
             target = teacher(x)
+        if options.batch_norm == "frozen":
+            for module in model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         scores = network(x)
-        return 0.3 * F.cross_entropy(scores, labels[indices]) + 0.7 * distillation_loss(scores, target, 3.0)
+        blocks = [(ours[name] - b).square().mean() / b.var() for name, b in theirs.items()]
+        loss = 0.3 * F.cross_entropy(scores, labels[indices]) + 0.7 * distillation_loss(scores, target, 3.0)
+        return loss + options.block_weight * torch.stack(blocks).mean()
 
     def on_step(step: int, loss: float) -> None:
         if schedule is not None:

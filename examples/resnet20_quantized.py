@@ -1,7 +1,8 @@
 """ResNet-20 on CIFAR-10 with low-bit weights and inputs: one short fine-tuning for each method, all of the same length.
 
-Starts from a trained float network. For each method it writes METHOD-wWaA.json (accuracies), .onnx and, while it
-trains, .pt, from which the same command goes on after an interruption. First convolution and last layer stay float.
+Starts from a trained float network. For each method it writes METHOD-wWaA.json (accuracies in torch and of the compiled
+artifact), .onnx, .lutc and, while it trains, .pt, from which the same command goes on after an interruption. First
+convolution and last layer stay float.
 
     python examples/resnet20_quantized.py --weights resnet20.safetensors --output runs/quantized --bits 4 --epochs 1
 """
@@ -17,19 +18,17 @@ from pathlib import Path
 
 import torch
 from loaders import cifar10, cifar10_distorted, cifar10_normalised, data_folder
-from rich.console import Console
+from recipe import compiled_predict, console, export_and_compile
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lutc.export import export_model
 from lutc.importers.checkpoints.architectures import ARCHITECTURES
 from lutc.nn import ScalarConfig, quantize_
 from lutc.nn.recipes import RECIPES, Recipe, clip_gradients, make_optimizers, set_progress
 
 METHODS = ("lsq", "nulsq", "llt", "quantization_network")
 QUANTIZER_RATES = {"quantization_network": 1e-4}  # alpha's gradients are large
-console = Console(stderr=True)
 
 
 def settings(method: str, bits: int) -> ScalarConfig:
@@ -52,6 +51,10 @@ def batches(count: int, batch: int, steps: int, seed: int) -> Iterator[Tensor]:
             yield chosen
 
 
+def steps_of(options: argparse.Namespace, count: int) -> int:
+    return options.steps or round(options.epochs * count / options.batch)
+
+
 def train(
     model: nn.Module,
     teacher: nn.Module | None,
@@ -62,7 +65,7 @@ def train(
     checkpoint: Path,
 ) -> float:
     """Fine-tune; returns the seconds it took, earlier parts of an interrupted run included."""
-    steps = round(options.epochs * len(images) / options.batch)
+    steps = steps_of(options, len(images))
     optimizers = make_optimizers(model, recipe)
     first, seconds = restore(checkpoint, model, optimizers)
     model.train()
@@ -131,11 +134,13 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=sorted(RECIPES))
     parser.add_argument("--bits", type=int, default=4, help="of weights and inputs")
     parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--steps", type=int, help="instead of --epochs")
     parser.add_argument("--images", type=int, help="train on so many images; default: all")
     parser.add_argument("--test-images", type=int, help="test on so many images; default: all")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--teacher", action="store_true", help="learn from the float network's scores too")
+    parser.add_argument("--target", default="native", help="what to compile for")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -162,9 +167,12 @@ def main() -> None:
         checkpoint = options.output / f"{name}.pt"
         seconds = train(model, network if options.teacher else None, recipe, train_x, train_y, options, checkpoint)
         quantize_(model, step="convert")
-        row = {"method": method, "bits": options.bits, "accuracy": accuracy(model, test_x, test_y)}
-        row |= {"epochs": options.epochs, "images": len(train_x), "test_images": len(test_x), "seconds": seconds}
-        export_model(model, test_x[:1], options.output / f"{name}.onnx")
+        row = {"method": method, "bits": options.bits, "torch": accuracy(model, test_x, test_y)}
+        artifact = export_and_compile(model, (test_x[:1],), options.output, name, options.target)
+        scores = torch.from_numpy(compiled_predict(artifact, ((image.numpy(),) for image in test_x.split(1))))
+        row["compiled artifact"] = 100 * float((scores.argmax(1) == test_y).double().mean())
+        row |= {"steps": steps_of(options, len(train_x)), "batch": options.batch, "lr": options.lr}
+        row |= {"images": len(train_x), "test_images": len(test_x), "seconds": round(seconds, 1)}
         report.write_text(json.dumps(row, indent=2) + "\n")
         print(json.dumps(row), flush=True)
         checkpoint.unlink(missing_ok=True)

@@ -71,11 +71,16 @@ class _SoftLookup(torch.autograd.Function):
         to_parameters = [torch.zeros_like(parameter) for parameter in search.parameters]
         for piece in columns.pieces(x, table.shape[1]):
             upstream = columns.from_output(grad[piece])
-            attention, saved = search.attention(x[piece], columns, work)
-            to_table.addbmm_(attention.flatten(1, 2), upstream.mT)
-            to_attention = work.get("to_attention", attention.shape, attention)
-            torch.bmm(flat.expand(len(upstream), *flat.shape), upstream, out=to_attention.flatten(1, 2))
-            to_piece, found = search.gradients(x[piece], saved, attention, to_attention, columns, work)
+            done = None
+            if isinstance(search, ClosestCentroid):
+                done = search.backward(x[piece], upstream, table, to_table.view(table.shape), columns, work)
+            if done is None:
+                attention, saved = search.attention(x[piece], columns, work)
+                to_table.addbmm_(attention.flatten(1, 2), upstream.mT)
+                to_attention = work.get("to_attention", attention.shape, attention)
+                torch.bmm(flat.expand(len(upstream), *flat.shape), upstream, out=to_attention.flatten(1, 2))
+                done = search.gradients(x[piece], saved, attention, to_attention, columns, work)
+            to_piece, found = done
             for total, part in zip(to_parameters, found, strict=True):
                 total += part
             if to_x is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lutc.nn import kernels
 from lutc.nn.codebook import integer_codebook
 from lutc.nn.columns import Columns, Workspace
 from lutc.nn.input_grid import InputGrid
@@ -49,11 +50,14 @@ class ClosestCentroid:
         self._factors = (torch.cat(factors, -1) * self._inverse_square).to(centroids.dtype)
         pull = torch.cat((exact, torch.ones_like(squares)), -1) * self._inverse_square
         self._pull = pull.mT.to(centroids.dtype)
+        self._drag = (step[:, None] * self._inverse_square).expand(exact.shape[:2]).to(centroids.dtype)
         self._targets, self._step = exact.to(centroids.dtype), step.to(centroids.dtype)
 
     def codes(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
         """x as `columns` takes it -> int64 [B, C, L]; lowest index on ties."""
         grid = self._augmented(x, columns, work)
+        if self._integer and self._score.dtype == grid.dtype and kernels.usable(self.num_centroids, grid):
+            return kernels.codes(grid, self._score, self.num_centroids).long()
         batch, codebooks, _, positions = grid.shape
         rows = grid[:, :, : self._score.shape[2]].flatten(0, 1).to(self._score.dtype)
         factors = _repeat(self._score, batch)
@@ -105,9 +109,28 @@ class ClosestCentroid:
         drag = sums[:, :, -1:] * self._step[:, None, None]
         to_columns = sums[:, :, :-1].addcmul_(grid[:, :, :-2], drag, value=-1)
         moments = torch.bmm(flat, grid[:, :, : rows - 1].flatten(0, 1).mT).unflatten(0, (batch, codebooks)).sum(0)
-        to_centroids = moments[..., :-1] * self._step[:, None, None] - self._targets * moments[..., -1:]
-        parameters = [to_centroids * self._inverse_square.to(grid.dtype), temperature]
-        return self._grid.scatter(to_columns, x, columns, work), parameters
+        return self._grid.scatter(to_columns, x, columns, work), [self._to_centroids(moments), temperature]
+
+    def backward(
+        self, x: Tensor, upstream: Tensor, table: Tensor, to_table: Tensor, columns: Columns, work: Workspace
+    ) -> tuple[Tensor, list[Tensor]] | None:
+        """`attention`, its products with table and upstream [B, M, L], and `gradients` in one pass, or None where that
+        cannot be had. Adds to to_table [C, K, M]."""
+        grid = self._augmented(x, columns, work)
+        if not kernels.usable(self.num_centroids, grid):
+            return None
+        batch, codebooks, rows, positions = grid.shape
+        to_columns = work.get("to_columns", (batch, codebooks, rows - 2, positions), grid)
+        constants = (self._pull[:, :-1].contiguous(), self._drag.contiguous())
+        moments, temperature = kernels.backward(
+            grid, self._factors, _DISTANCE_FLOOR, upstream, table, *constants, to_columns, to_table
+        )
+        return self._grid.scatter(to_columns, x, columns, work), [self._to_centroids(moments), temperature]
+
+    def _to_centroids(self, moments: Tensor) -> Tensor:
+        """Sums [C, K, V + 1] over positions, of columns and ones -> gradient of the centroids."""
+        targets = self._targets * moments[..., -1:]
+        return (moments[..., :-1] * self._step[:, None, None] - targets) * self._inverse_square.to(moments.dtype)
 
     def _augmented(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
         """Columns [B, C, V + 2, L] as the search reads them, then a row of ones and an empty row."""

@@ -1,0 +1,119 @@
+"""The inner loops of soft-PQ in C, built by the machine's C compiler when first used.
+
+The same steps as separate torch operations read and write every [C, K, positions] array a dozen times. Where there is
+no compiler (`CC`, else `cc`), the tensors are not float32 on a CPU, or LUTC_NN_KERNELS=0 says so, those run instead.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_LIMIT, _LANES = 64, 16  # as in soft_pq.c, or a multiple
+_FLAGS = (
+    "-O3",
+    "-std=gnu11",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-shared",
+    "-fPIC",
+    "-march=native",
+)
+_WIDE = ("-mprefer-vector-width=512",)  # x86 only
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    """The compiled soft_pq.c, or None without a working compiler."""
+    command = shlex.split(os.environ.get("CC", "cc"))
+    if os.environ.get("LUTC_NN_KERNELS") == "0" or not command or shutil.which(command[0]) is None:
+        return None
+    source = Path(__file__).with_name("soft_pq.c")
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "soft_pq.so"
+        for flags in ((*_FLAGS, *_WIDE), _FLAGS):
+            done = subprocess.run([*command, *flags, str(source), "-lm", "-o", str(library)], capture_output=True)
+            if done.returncode == 0:
+                return ctypes.CDLL(str(library))
+    return None
+
+
+def usable(num_centroids: int, grid: Tensor) -> bool:
+    """Whether `codes` and `backward` take these sizes and this kind of tensor; grid [B, C, V + 2, L]."""
+    fits = num_centroids <= _LIMIT and grid.shape[2] <= _LIMIT
+    return fits and grid.dtype == torch.float32 and grid.device.type == "cpu" and _library() is not None
+
+
+def codes(grid: Tensor, score: Tensor, num_centroids: int) -> Tensor:
+    """Codes int32 [B, C, L] by score [C, K, V + 1], rounded down; see soft_pq.c."""
+    batch, codebooks, _, positions = grid.shape
+    found = torch.empty((batch, codebooks, positions), dtype=torch.int32)
+    _call("lutc_codes", grid, num_centroids, grid, score, found)
+    return found
+
+
+def backward(
+    grid: Tensor,
+    factors: Tensor,
+    floor: float,
+    upstream: Tensor,
+    table: Tensor,
+    pull: Tensor,
+    drag: Tensor,
+    to_columns: Tensor,
+    to_table: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Write to_columns [B, C, V, L] and add to to_table [C, K, M]; see soft_pq.c.
+
+    Returns the moments [C, K, V + 1] and the gradient of the log temperature [].
+    """
+    (codebooks, centroids), outputs = factors.shape[:2], upstream.shape[1]
+    padding = -outputs % _LANES
+    turned = F.pad(upstream.mT, (0, padding)).contiguous()
+    found = grid.new_zeros(codebooks, centroids, outputs + padding)
+    moments = grid.new_zeros(codebooks, centroids, grid.shape[2] - 1)
+    temperature = grid.new_zeros(codebooks)
+    arrays = (upstream.contiguous(), turned, table, pull, drag, to_columns, found, moments, temperature)
+    sizes = (ctypes.c_long(outputs), ctypes.c_long(outputs + padding))
+    _call("lutc_backward", grid, centroids, grid, factors, ctypes.c_float(floor), *arrays, *sizes)
+    to_table += found[:, :, :outputs]
+    return moments, temperature.sum()
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
+
+
+def _call(name: str, grid: Tensor, num_centroids: int, *arguments: Tensor | ctypes.c_float | ctypes.c_long) -> None:
+    """Run a kernel, its codebooks shared out to as many threads as torch uses."""
+    library = _library()
+    assert library is not None
+    kernel = getattr(library, name)
+    tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+    assert all(tensor.is_contiguous() for tensor in tensors)
+    values = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else a for a in arguments]
+    batch, codebooks, rows, positions = grid.shape
+    sizes = [ctypes.c_long(size) for size in (batch, codebooks, num_centroids, rows, positions)]
+    threads = min(torch.get_num_threads(), codebooks)
+    if threads == 1:
+        kernel(*values, *sizes, ctypes.c_long(0), ctypes.c_long(codebooks))
+        return
+    ends = [codebooks * part // threads for part in range(threads + 1)]
+
+    def share(first: int, last: int) -> None:
+        kernel(*values, *sizes, ctypes.c_long(first), ctypes.c_long(last))
+
+    list(_pool(threads).map(share, ends[:-1], ends[1:]))

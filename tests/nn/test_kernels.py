@@ -1,0 +1,82 @@
+"""The soft-PQ passes in C: the codes and gradients of the same steps as torch operations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from lutc.config import LUTConfig
+from lutc.nn import LUTConv2d, LUTLinear, kernels
+from lutc.nn.layer import LUTLayer
+
+
+@pytest.fixture(autouse=True)
+def _compiler():
+    if not kernels.usable(16, torch.zeros(1, 1, 3, 1)):
+        pytest.skip("no C compiler")
+
+
+def layer_of(kind: str, config: LUTConfig, outputs: int) -> tuple[LUTLayer, Tensor]:
+    if kind == "conv":
+        return LUTConv2d(3, outputs, 3, stride=2, padding=1, config=config), torch.randn(5, 3, 23, 13)
+    return LUTLinear(22, outputs, config=config), torch.randn(131, 22)
+
+
+def run(layer: LUTLayer, x: Tensor, upstream: Tensor) -> list[Tensor]:
+    """Output, and the gradients of input and parameters."""
+    x = x.clone().requires_grad_()
+    layer.zero_grad()
+    y = layer(x)
+    (y * upstream).sum().backward()
+    return [y.detach(), x.grad, *(parameter.grad.clone() for parameter in layer.parameters())]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("encode_dtype", ["int8", "float32"])
+@pytest.mark.parametrize(
+    ("kind", "num_centroids", "outputs", "temperature", "threads"),
+    [("conv", 16, 7, 1.0, 1), ("conv", 16, 48, 0.02, 2), ("linear", 16, 70, 0.3, 1), ("linear", 2, 1, 1.0, 3),
+     ("conv", 64, 16, 0.3, 1)],
+)  # fmt: skip
+def test_codes_and_gradients_are_those_of_the_torch_operations(
+    kind: str, num_centroids: int, outputs: int, temperature: float, threads: int, encode_dtype: str,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    torch.manual_seed(0)
+    config = LUTConfig(num_centroids=num_centroids, encode_dtype=encode_dtype)
+    layer, x = layer_of(kind, config, outputs)
+    layer.log_temperature.data.fill_(temperature).log_()
+    layer.train()
+    upstream = torch.randn_like(layer(x).detach())
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = run(layer, x, upstream)
+    finally:
+        torch.set_num_threads(before)
+    monkeypatch.setattr(kernels, "usable", lambda *_: False)
+    expected = run(layer, x, upstream)
+    assert torch.equal(found[0], expected[0])
+    for ours, theirs in zip(found[1:], expected[1:], strict=True):
+        slack = 0.0 if theirs.dim() else 1e-3  # the temperature's is a sum of numbers that cancel, in float32 in both
+        assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max() + slack
+
+
+def test_not_a_number_has_the_last_code(monkeypatch: pytest.MonkeyPatch):
+    layer = LUTLinear(8, 4, config=LUTConfig()).train()
+    x = torch.randn(3, 8)
+    x[1, 2] = torch.nan
+    found = layer(x).detach()
+    monkeypatch.setattr(kernels, "usable", lambda *_: False)
+    assert torch.equal(found, layer(x).detach())
+
+
+def test_without_a_compiler_torch_does_it(monkeypatch: pytest.MonkeyPatch):
+    kernels._library.cache_clear()
+    monkeypatch.setenv("CC", "/nowhere/cc")
+    try:
+        assert not kernels.usable(16, torch.zeros(1, 1, 3, 1))
+        layer = LUTLinear(8, 4).train()
+        layer(torch.randn(3, 8)).sum().backward()
+    finally:
+        kernels._library.cache_clear()
