@@ -10,12 +10,24 @@ from tvm.s_tir.schedule import ScheduleError
 from tvm.target import Target
 from tvm.tirx import PrimFunc
 
-from tvm_ext.schedule.base import child_blocks, extent, is_reduction, loops_of, product, vectorize
+from tvm_ext.schedule.base import (
+    REDUCTION,
+    child_blocks,
+    divisors,
+    extent,
+    is_reduction,
+    largest_divisor,
+    loops_of,
+    product,
+    vectorize,
+)
 from tvm_ext.schedule.elementwise import PARALLEL_FROM
 from tvm_ext.target import vector_unit
 
 _SUMS = 4
 """Vectors of sums that are kept at once: each has to wait for itself."""
+_FEW_SUMS = 4
+"""So many are added one by one."""
 
 
 class RowReduction(ScheduleRule):
@@ -116,9 +128,11 @@ def _schedule_rows(sch: s_tir.Schedule, blocks: list, reductions: list, lanes: i
         for block in reversed(order[:-1]):
             sch.compute_at(block, row, preserve_unit_loops=True)
     for block in sums:
-        outer, lane = sch.get_loops(block)[-2:]
+        terms, lane = _terms_and_lane(sch, block)
+        sch.reorder(terms, lane)
         sch.vectorize(lane)
-        sch.vectorize(sch.get_loops(sch.decompose_reduction(block, outer))[-1])
+        init = sch.decompose_reduction(block, terms)
+        sch.vectorize(next(loop for loop in reversed(sch.get_loops(init)) if extent(sch, loop) > 1))
     for block in order:
         if not is_reduction(sch, block):
             loops = sch.get_loops(block)[1 if rows else 0 :]
@@ -127,23 +141,35 @@ def _schedule_rows(sch: s_tir.Schedule, blocks: list, reductions: list, lanes: i
                 vectorize(sch, wide[-1], lanes)
 
 
-def _split_sums(sch: s_tir.Schedule, block, reduce: list, lanes: int) -> list:
-    """Make a reduction add up vectors, then quarters of a vector until four sums are left, and last these.
+def _terms_and_lane(sch: s_tir.Schedule, block) -> tuple:
+    """The two loops of a block of vectors that run; `compute_at` orders loops, and those of one step, as it likes."""
+    loops = sch.get_loops(block)
+    realize = sch.get(loops[-1]).body
+    summed: list[Var] = []
+    for value, var in zip(realize.iter_values, realize.block.iter_vars, strict=True):
+        if int(var.iter_type) == REDUCTION:
+            tvm_ffi.structural_walk(value, (Var, summed.append))
+    at = next(i for i, loop in enumerate(loops) if any(sch.get(loop).loop_var.same_as(var) for var in summed))
+    return loops[at], next(loop for i, loop in reversed([*enumerate(loops)]) if i != at and extent(sch, loop) > 1)
 
-    Returns the blocks of vectors; in each the last two loops are the terms and the lanes.
+
+def _split_sums(sch: s_tir.Schedule, block, reduce: list, lanes: int) -> list:
+    """Make a reduction add up vectors, then about quarters of a vector until few sums are left, and last these.
+
+    Vectors divide the row, for `compute_at` forgets the condition of a rest; where nothing does, sums stay scalar.
+    Returns the blocks of vectors.
     """
     loop = sch.fuse(*reduce)
     size = extent(sch, loop)
-    width = next((w for w in (_SUMS * lanes, 2 * lanes, lanes) if size % w == 0 and size > w), lanes)
-    if size <= width:
+    widths = [width for width in divisors(size) if _FEW_SUMS <= width <= _SUMS * lanes and width < size]
+    if not widths:
         return []
-    terms, lane = sch.split(loop, [None, width])
-    if size % width:
-        sch.annotate(terms, "pragma_loop_partition_hint", 1)
+    width = max(widths, key=lambda w: (w / (-(-w // lanes) * lanes), w))  # the least idle lanes
+    lane = sch.split(loop, [None, width])[1]
     axis, made = len(sch.get_loops(block)) - 2, []
     while True:
         made.append(sch.rfactor(lane, factor_axis=axis))
-        if width <= 4:
+        width = largest_divisor(width, max(1, width // _FEW_SUMS))
+        if width == 1:
             return made
-        width //= 4
         lane = sch.split(sch.get_loops(block)[-1], [None, width])[1]
