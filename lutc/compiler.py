@@ -22,6 +22,7 @@ from lutc.linker import Linker, find_linker
 from lutc.targets import Target, parse_target
 
 if TYPE_CHECKING:
+    from lutc.calibrate.data import SampleData
     from lutc.importers.codebooks import Codebooks
     from lutc.model import Model
 
@@ -51,7 +52,8 @@ class _Trace:
 def compile(
     model: Any, target: str | Target = "native", *, output: str | os.PathLike[str] | None = None,
     codebooks: Codebooks | str | os.PathLike[str] | None = None, database: str | os.PathLike[str] | None = None,
-    keep_float: Sequence[str] = (), exact: bool = False, linker: str | None = None,
+    keep_float: Sequence[str] = (), remainder: str = "float32", calibration: Any = None,
+    exact: bool = False, linker: str | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None, emit: Sequence[str] = ("so",),
     dump_ir: str | os.PathLike[str] | None = None, time_passes: bool = False,
     overwrite: bool = False, progress: Progress | None = None,
@@ -66,6 +68,9 @@ def compile(
     codebooks : codebooks, or their file, for float layers that shall become lookup tables.
     keep_float : shell patterns of layer names whose codebooks are not used; "auto" stands for the layers that are
         faster in float by the cost model (see `estimate`).
+    remainder : what computes the dense and conv layers that are not tables: "float32", or "int8", with scales from
+        `calibration` inputs, where that is faster by the cost model. Layers that `keep_float` names stay float.
+    calibration : inputs for an int8 remainder: {input name: array [samples, ...]}, one array, or an .npz or .npy file.
     linker : None for the first that works, "zig", or a compiler's name.
     input_shapes : input name -> sizes, where the model leaves a dimension open.
     emit : "so" and also "asm" (model.s), "ir" (model.ir, the scheduled module as TVMScript), stored in the artifact.
@@ -81,18 +86,23 @@ def compile(
     Raises
     ------
     ModelImportError, LoweringError, TargetError, LinkError, ArtifactError
+    InputError : the calibration inputs are missing, cannot be read, or do not fit the model.
     """
     goal = target if isinstance(target, Target) else parse_target(target)
     _check_options(emit, database)
     if output is not None:
         check_output(output, overwrite=overwrite)
     chosen_linker = find_linker(goal, linker)
+    from lutc.calibrate.remainder import check_remainder, load_calibration
+
+    check_remainder(remainder, calibration)
     trace = _Trace(progress or _log_progress, _instruments(dump_ir, time_passes))
 
     imported = _import(model, codebooks, input_shapes, trace)
+    data = load_calibration(imported, calibration) if remainder == "int8" else None
     folder = Path(output) if output is not None else Path(f"{_stem(imported)}-{goal.name}.lutc")
     check_output(folder, overwrite=overwrite)
-    built = _build(imported, goal, keep_float, exact, trace, keep_text="ir" in emit)
+    built = _build(imported, goal, keep_float, exact, data, trace, keep_text="ir" in emit)
     manifest = _manifest(imported, goal, folder, built, chosen_linker)
     with trace.phase("link") as message:
         message.append(chosen_linker.name)
@@ -127,9 +137,13 @@ def _import(model: Any, codebooks: Any, input_shapes: Any, trace: _Trace) -> Mod
     return model
 
 
-def _build(model: Model, goal: Target, keep_float: Sequence[str], exact: bool, trace: _Trace, keep_text: bool):
+def _build(
+    model: Model, goal: Target, keep_float: Sequence[str], exact: bool, data: SampleData | None, trace: _Trace,
+    keep_text: bool,
+):  # fmt: skip
     """The tvm_ext pipeline, phase by phase."""
-    from lutc.cost_model.estimate import slower_as_tables
+    from lutc.calibrate.remainder import quantize_remainder
+    from lutc.cost_model.estimate import slower_as_int8, slower_as_tables
     from tvm_ext import pipeline
     from tvm_ext.transform import layer_rows, list_layers
 
@@ -137,13 +151,19 @@ def _build(model: Model, goal: Target, keep_float: Sequence[str], exact: bool, t
     with trace.phase("rewrite") as message:
         layers = list_layers(model.mod)
         automatic = slower_as_tables(model, goal) if AUTO in keep_float else {}
-        kept = _kept_float([pattern for pattern in keep_float if pattern != AUTO], layers) | set(automatic)
+        asked = _kept_float([pattern for pattern in keep_float if pattern != AUTO], layers)
+        kept = asked | set(automatic)
         books = _codebooks(model, kept, layers)
         rewritten = pipeline.rewrite(model.mod, books, trace.instruments, exact=exact, keep_float=kept)
         _check_rows(layer_rows(rewritten), model)
         message.append(f"{len(books)} float layers become lookup tables" if books else "")
         if automatic:
             message.append("; ".join(f"{name} stays float: a table is {why}" for name, why in automatic.items()))
+    if data is not None:
+        with trace.phase("remainder") as message:
+            floats = slower_as_int8(model, goal) | dict.fromkeys(asked, "asked to be kept in float")
+            rewritten, told = quantize_remainder(model, rewritten, goal, data, floats, trace.instruments)
+            message.append(told)
     with trace.phase("schedule") as message:
         scheduled = pipeline.schedule(rewritten, llvm, trace.instruments, table_bits=8 if exact else 0)
         rows = layer_rows(scheduled)

@@ -14,7 +14,9 @@ from tvm.target import Target
 
 from tvm_ext import transform as t
 from tvm_ext.schedule import RULES
+from tvm_ext.target import best_isa
 from tvm_ext.transform._from_weights import CodebookLike
+from tvm_ext.transform.quantize_remainder import LayerInput
 
 
 def rewrite_passes(
@@ -120,6 +122,18 @@ def rewrite(
     """
     with tvm.transform.PassContext(opt_level=3, instruments=list(instruments)):
         return tvm.transform.Sequential(rewrite_passes(codebooks, exact, keep_float), name="rewrite")(mod)
+
+
+def quantize_remainder(
+    mod: tvm.IRModule, target: Mapping, inputs: Mapping[str, LayerInput], instruments: Sequence[PassInstrument] = ()
+) -> tvm.IRModule:
+    """A rewritten module with the float layers that `inputs` names computed in integers of 8 bits.
+
+    Levels have 7 bits where the target adds products of bytes in pairs of 16 bits.
+    """
+    count = 256 if best_isa(Target(dict(target))).product.dot else 128
+    with tvm.transform.PassContext(opt_level=3, instruments=list(instruments)):
+        return t.QuantizeRemainder(inputs, count)(mod)
 
 
 def schedule(

@@ -29,7 +29,8 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Parameters
     ----------
-    kind : "lut", "integer" (quantized inputs and weights), or "float" with the `reason` it stayed so.
+    kind : "lut", "integer" (quantized inputs and weights, of the model or of an int8 remainder), or "float" with the
+        `reason` it stayed so.
     kernel : intrinsic or library kernel that computes it.
     num_centroids, subvector_len, num_codebooks, outputs : K, V, C, M; K = V = C = 0 for other layers.
     encoder, encode_dtype : "" for other layers.
@@ -37,7 +38,10 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     input_levels, weight_levels, weight_bits : of an integer layer: values that inputs and weights (in all, else in
         an output channel) may have, and bits a stored weight takes.
     level_error : of an integer layer whose levels were rounded: what that changes in its sums, relative to their
-        standard deviation; 0 where the integers are exact.
+        standard deviation (measured where there were calibration inputs); 0 where the integers are exact.
+    inv_scale, input_low, input_high : of a float layer computed in integers: its input becomes
+        ``clip(round_half_even(x * inv_scale), input_low, input_high)``.
+    input_mean : of that layer's input on the calibration inputs; what rounded weights change at it is in the bias.
     table_bits : bits of an entry; fewer than 8 where the kernel adds entries in int8.
     table_error : what the narrowing adds, root mean square of the sums' error over that of their spread.
     schedule : where the schedule came from: "rule", "database", or "" for a float layer.
@@ -60,6 +64,10 @@ class LayerRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     weight_levels: int = 0
     weight_bits: int = 0
     level_error: float = 0.0
+    inv_scale: float = 0.0
+    input_low: int = 0
+    input_high: int = 0
+    input_mean: float = 0.0
     table_bits: int = 0
     table_error: float = 0.0
     schedule: str = ""

@@ -76,7 +76,7 @@ def calibrate(
     chosen, skipped = choose_layers(prepared, source, layers, keep_float)
     for name, reason in skipped.items():
         _log.info("%s stays float: %s", name, reason)
-    inputs = SampleData(prepared, data, samples, "data")
+    inputs = SampleData(graph_inputs(prepared.graph), data, samples, "data")
     floats = f"; {', '.join(skipped)} stay float" if skipped else ""
     tell("layers", f"{len(chosen)} of {len(chosen) + len(skipped)} can become lookup tables{floats}", _since(start))
 

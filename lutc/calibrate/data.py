@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 
 from lutc.errors import InputError
-from lutc.importers.input_shapes import graph_inputs
 from lutc.importers.names import did_you_mean
 
 _BATCH_ELEMENTS = 1 << 20  # of the largest input in one batch, when the model leaves the batch size open
@@ -21,7 +20,7 @@ class SampleData:
 
     Parameters
     ----------
-    model : the model they are for.
+    inputs : of the model they are for.
     data : {input name: array}, or one array for a model with one input. Floats become the input's dtype; entries that
         are no input of the model (labels) are left out.
     samples : use the first so many; None uses all.
@@ -31,8 +30,9 @@ class SampleData:
     InputError : a missing input, a wrong rank, size or kind of number, NaN or infinity, too few samples.
     """
 
-    def __init__(self, model: onnx.ModelProto, data: Any, samples: int | None, where: str) -> None:
-        inputs = graph_inputs(model.graph)
+    def __init__(
+        self, inputs: Sequence[onnx.ValueInfoProto], data: Any, samples: int | None, where: str
+    ) -> None:  # fmt: skip
         arrays = data if isinstance(data, Mapping) else _name_single(data, inputs, where)
         self._arrays = {value.name: _check(value, arrays, samples, where) for value in inputs}
         counts = {name: len(array) for name, array in self._arrays.items()}
@@ -57,7 +57,7 @@ class SampleData:
         return min(max(_BATCH_ELEMENTS // max(largest, 1), 1), _MOST_IN_A_BATCH, max(self.count, 1))
 
 
-def _name_single(data: Any, inputs: list[onnx.ValueInfoProto], where: str) -> dict[str, Any]:
+def _name_single(data: Any, inputs: Sequence[onnx.ValueInfoProto], where: str) -> dict[str, Any]:
     if len(inputs) == 1:
         return {inputs[0].name: data}
     names = ", ".join(value.name for value in inputs)

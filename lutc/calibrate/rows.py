@@ -16,11 +16,11 @@ _LEAST_ROWS, _MOST_ROWS = 2048, 8192
 class RowSample:
     """A random sample of the rows a layer reads, every row with the same chance, and the ranges of all of them.
 
-    Of a conv only the patches that enter the sample are cut out of the input.
+    Of a conv only the patches that enter the sample are cut out of the input. At most `most` rows are kept.
     """
 
-    def __init__(self, geometry: Geometry | None, seed: int) -> None:
-        self._geometry = geometry
+    def __init__(self, geometry: Geometry | None, seed: int, most: int | None = None) -> None:
+        self._geometry, self._most = geometry, most or _MOST_ROWS
         self._rng = np.random.default_rng(seed)
         self._keys = np.empty(0)
         self.rows: np.ndarray | None = None
@@ -45,7 +45,7 @@ class RowSample:
 
     def _keep(self, count: int, cut: Callable[[np.ndarray], np.ndarray], width: int) -> None:
         """Every row draws a key and the largest keys stay, over the whole stream."""
-        capacity = min(max(_BYTES // (4 * width), _LEAST_ROWS), _MOST_ROWS)
+        capacity = min(max(_BYTES // (4 * width), _LEAST_ROWS), self._most)
         old = len(self._keys)
         keys = np.concatenate([self._keys, self._rng.random(count)])
         stay = np.argsort(-keys, kind="stable")[:capacity] if len(keys) > capacity else np.arange(len(keys))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lutc.artifact.store import Artifact
 
 EMIT = ("so", "asm", "ir")
+REMAINDERS = ("float32", "int8")
 
 
 def _parse_shapes(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, list[int]]:
@@ -53,6 +54,10 @@ def _parse_emit(_ctx: click.Context, _param: click.Parameter, value: str) -> tup
 @click.option("--keep-float", multiple=True, metavar="PATTERN",
               help="Keep layers with such names in float, e.g. 'layer1.*', or with 'auto' those that are faster so; "
               "may be repeated.")  # fmt: skip
+@click.option("--remainder", type=click.Choice(REMAINDERS), default="float32",
+              help="Arithmetic of other layers than tables; int8 needs --calibration.  [default: float32]")  # fmt: skip
+@click.option("--calibration", type=PATH, metavar="FILE",
+              help="Inputs that scales of an int8 remainder are fitted to: .npz by input name, or .npy.")  # fmt: skip
 @click.option("--input-shape", "input_shapes", multiple=True, metavar="NAME=SIZES", callback=_parse_shapes,
               help="Sizes of an input with open dimensions, e.g. x=1,3,224,224; may be repeated.")  # fmt: skip
 @click.option("--emit", default="so", metavar="KINDS", callback=_parse_emit,
@@ -66,12 +71,13 @@ def _parse_emit(_ctx: click.Context, _param: click.Parameter, value: str) -> tup
 @json_option
 @verbosity_options
 def compile_command(
-    model: Path, target: str, output: Path | None, codebooks: Path | None, json_path: str | None, **options: Any
-) -> None:
+    model: Path, target: str, output: Path | None, codebooks: Path | None, calibration: Path | None,
+    json_path: str | None, **options: Any,
+) -> None:  # fmt: skip
     """Compile MODEL (.onnx or .pt2) into an artifact, a folder that `lutc run` and lutc.load take.
 
     Layers annotated with codebooks become lookup tables, and so do those that --codebooks names; the others are
-    compiled in float.
+    compiled in float, or in int8.
     """
     from lutc.artifact.store import check_output
     from lutc.files import check_file
@@ -82,13 +88,18 @@ def compile_command(
     check_file(model, (".onnx", ".pt2"))
     if codebooks is not None:
         check_file(codebooks, (".safetensors",), what="the codebooks")
+    if calibration is not None:
+        from lutc.inputs import check_input_file
+
+        check_input_file(calibration)
     output = output or Path(f"{model.stem}-{chosen.name}.lutc")
     check_output(output, overwrite=options["overwrite"])
     check_json_path(json_path)
     find_linker(chosen, options["linker"])
     from lutc.compiler import compile
 
-    artifact = compile(model, chosen, output=output, codebooks=codebooks, progress=progress(), **options)
+    options |= {"codebooks": codebooks, "calibration": calibration}
+    artifact = compile(model, chosen, output=output, progress=progress(), **options)
     _show(artifact, output, model, json_path)
 
 

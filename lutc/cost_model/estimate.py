@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _TABLE_SHARE, _DENSE_SHARE = 0.65, 0.9
 """Share of the bound that kernels of tables, and of matrix products, reach on layers of usual size."""
+_LEVEL_CYCLES = 4
+"""Cycles in which a vector of float32 becomes 8-bit integers."""
 _GATHER_ROWS = 8
 """Rows up to which a dense layer's table is read row by row."""
 _GHZ = 3.0
@@ -36,7 +39,8 @@ class CostRow:
     rows, depth, outputs : N, D and M.
     k, v : K and V of the table: those of its codebooks, else of the default settings.
     state : "table" (stored or with codebooks), or "float".
-    table_us, float_us, int8_us : modelled times of the table, and of the dense layer in float32 and int8.
+    table_us, float_us, int8_us : modelled times of the table, and of the layer without one, in float32 and in int8
+        from float32 inputs.
     table_bytes, float_bytes : bytes of the int8 table, and of the float32 weights.
     verdict : "" where a table is the fastest and smallest, else what it loses.
     """
@@ -139,6 +143,19 @@ def slower_as_tables(model: Model, target: Target) -> dict[str, str]:
     return {row.name: row.verdict for row in rows if row.slower and row.name in (model.codebooks or {})}
 
 
+def slower_as_int8(model: Model, target: Target) -> dict[str, str]:
+    """Conv and dense layers that are not faster in int8 than in float32 by the model, and why."""
+    from tvm_ext.transform.layer_shapes import layer_shapes
+
+    peak, found = _peak(target), {}
+    for size in layer_shapes(model.mod):
+        whole = -(-size.outputs // peak.dot_rows) * peak.dot_rows  # both products compute whole vectors of outputs
+        dense, integer = _dense_us(size, whole, peak, 1.0)
+        if integer >= dense:
+            found[size.name] = f"int8 takes {integer / dense:.1f}x the time of float32 by the cost model"
+    return found
+
+
 def _peak(target: Target) -> Peak:
     from tvm.target import Target as TVMTarget
 
@@ -172,20 +189,36 @@ def _row(size: LayerSize, model: Model, peak: Peak, ghz: float) -> CostRow:
     shape = LayerShape(size.rows, c, k, max(v, 1), size.outputs, encode, gather)
     quantize = size.inputs / (2 * peak.dot_rows) if encode == "int8" else 0.0
     table = bound(shape, peak, ghz).total_us / _TABLE_SHARE + quantize / ghz / 1e3
-    products = size.rows * size.depth * size.outputs
-    dense = products / (peak.float_rows * peak.fmas)
-    integer = products / (peak.dot_rows * peak.dot_depth * peak.dots)
+    times = _dense_us(size, size.outputs, peak, ghz)
     weights = size.depth * size.outputs
-    times = [
-        max(cycles / _DENSE_SHARE, weights * width / peak.cache_bytes) / ghz / 1e3
-        for cycles, width in ((dense, 4), (integer, 1))
-    ]
     table_bytes, float_bytes = c * k * size.outputs, 4 * weights
     return CostRow(
         size.name, size.op, "table" if book is not None or size.centroids is not None else "float",
         size.rows, size.depth, size.outputs, k, v, table, *times, table_bytes, float_bytes,
         _verdict(table, times[0], times[1], table_bytes, float_bytes),
     )  # fmt: skip
+
+
+def _dense_us(size: LayerSize, outputs: int, peak: Peak, ghz: float) -> tuple[float, float]:
+    """(float32, int8) times of a layer's product with so many outputs, from float32 inputs."""
+    products = size.rows * size.depth * outputs / (peak.float_rows * peak.fmas)
+    padded = size.rows * _padded_depth(size) * outputs / (peak.dot_rows * peak.dot_depth * peak.dots)
+    quantized = padded + _LEVEL_CYCLES * size.inputs / peak.dot_rows
+    weights = size.depth * outputs
+    dense, integer = (
+        max(cycles / _DENSE_SHARE, weights * width / peak.cache_bytes) / ghz / 1e3
+        for cycles, width in ((products, 4), (quantized, 1))
+    )
+    return dense, integer
+
+
+def _padded_depth(size: LayerSize) -> int:
+    """Products of an output in int8: whole dwords of channels, or of a window's row where channels are few."""
+    if size.op == "dense":
+        return -(-size.depth // 16) * 16
+    channels, width = size.depth // size.taps, max(1, math.isqrt(size.taps))
+    run = channels * width if channels < 4 else channels
+    return size.depth // run * (-(-run // 4) * 4)
 
 
 def _verdict(table: float, dense: float, integer: float, table_bytes: int, float_bytes: int) -> str:

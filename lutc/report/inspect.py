@@ -33,6 +33,9 @@ _TITLES = {
     "weight_levels": "weight levels",
     "weight_bits": "weight bits",
     "level_error": "level error",
+    "inv_scale": "inv scale",
+    "input_low": "lowest",
+    "input_high": "highest",
     "table_bits": "bits",
     "table_error": "added error",
     "bytes": "size",
@@ -50,7 +53,8 @@ class InspectReport(Report):
     num_codebooks (C), inputs, outputs, encoder, encode_dtype, table_dtype, bytes, kernel, schedule and reason that its
     file tells;
     where the table was narrowed for the target table_bits and table_error, and of an integer layer input_levels,
-    weight_levels, weight_bits and level_error (see `lutc.artifact.manifest.LayerRow`).
+    weight_levels, weight_bits and level_error, with inv_scale, input_low and input_high where it was float in the model
+    (see `lutc.artifact.manifest.LayerRow`).
     """
 
     details: dict[str, Any] = field(default_factory=dict)
@@ -59,8 +63,10 @@ class InspectReport(Report):
     kind: ClassVar[str] = "inspect"
 
     def columns(self) -> Sequence[Column]:
-        same = all(row.get("encoder") in (None, "l2") for row in self.rows)
-        return [Column(key, title) for key, title in _TITLES.items() if not (same and key == "encoder")]
+        hidden = {"encoder"} if all(row.get("encoder") in (None, "l2") for row in self.rows) else set()
+        if not any(row.get("inv_scale") for row in self.rows):
+            hidden |= {"inv_scale", "input_low", "input_high"}
+        return [Column(key, title) for key, title in _TITLES.items() if key not in hidden]
 
     def facts(self) -> Mapping[str, Any]:
         return self.details

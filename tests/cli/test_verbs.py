@@ -77,8 +77,7 @@ def test_compile(capsys, api, golden) -> None:
     assert kwargs == {
         "output": Path("out.lutc"), "codebooks": None, "keep_float": ("fc", "layer1.*"), "linker": "zig",
         "exact": False, "emit": ("so", "asm"), "input_shapes": {"x": [1, 3, 8, 8]}, "dump_ir": None,
-        "time_passes": False,
-        "overwrite": False,
+        "time_passes": False, "overwrite": False, "remainder": "float32", "calibration": None,
     }  # fmt: skip
 
 
@@ -95,10 +94,11 @@ def test_compile_names_the_output_after_model_and_target(capsys, api) -> None:
 
 
 def test_emit_choices_are_those_of_the_compiler() -> None:
-    from lutc.cli.compile import EMIT
+    from lutc.calibrate.remainder import REMAINDERS as known_remainders
+    from lutc.cli.compile import EMIT, REMAINDERS
     from lutc.compiler import EMIT as known
 
-    assert known == EMIT
+    assert known == EMIT and known_remainders == REMAINDERS
 
 
 @pytest.mark.parametrize(

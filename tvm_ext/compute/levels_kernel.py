@@ -252,6 +252,12 @@ class _Emitter:
         if count < _LANES or self.dtype == "int16":
             self._one_by_one()
             return
+        if source.channels <= 4 and source.width >= _LANES and self.plane.channels <= 4:
+            self._pixels()
+            return
+        if self.plane.channels % 4:
+            self._one_by_one()
+            return
         tiles = -(-count // _LANES)
         with T.parallel(source.batch * tiles) as job:
             b = T.Bind(job // tiles)
@@ -263,6 +269,20 @@ class _Emitter:
                     self._sixteen(b, first, c * 16, 16, places)
             if source.channels % 16:
                 self._sixteen(b, first, whole * 16, source.channels % 16, places)
+
+    def _pixels(self) -> None:
+        """Images of few channels: 16 pixels of a row lie side by side in the plane."""
+        source, padded = self.source, self.plane.channels
+        with T.parallel(source.batch * source.height) as job:
+            b, h = T.Bind(job // source.height), T.Bind(job % source.height)
+            start = T.Bind(((h + source.top) * self.plane.width + source.left) * padded)
+            with T.serial(-(-source.width // _LANES)) as t:
+                w = T.Bind(T.min(t * _LANES, source.width - _LANES))
+                quads = self._quad(b, h * source.width + w, 0, source.channels)
+                dwords = T.Bind(T.reinterpret(f"{self.dtype}x64", quads))
+                for part in range(padded):  # 16 of the bytes that are kept
+                    kept = [n // padded * 4 + n % padded for n in range(16 * part, 16 * part + 16)]
+                    self._put(b, start + w * padded + 16 * part, T.Shuffle([dwords], kept), 16)
 
     def _place(self, position) -> Expr:
         """Offset of a position's channels in its image of the plane."""
@@ -342,10 +362,11 @@ class _Emitter:
                 value = T.Select(c < channels, T.int32(pad), T.int32(0))
                 T.buffer_store(self.out, T.Cast(self.dtype, value), [b, 0, 0, first + s * padded + c])
             return
-        lanes = next(n for n in (64, 16, 4) if size % n == 0)
+        lanes = next(n for n in (64, 16, 4, 1) if size % n == 0)
         with T.serial(size // lanes) as s:
-            value = T.broadcast(T.Cast(self.dtype, T.int32(pad)), lanes)
-            T.buffer_store(self.out, value, [b, 0, 0, T.ramp(first + s * lanes, 1, lanes)])
+            value = _splat(T.Cast(self.dtype, T.int32(pad)), lanes)
+            at = first + s * lanes
+            T.buffer_store(self.out, value, [b, 0, 0, T.ramp(at, 1, lanes) if lanes > 1 else at])
 
 
 def _splat(value: Expr, lanes: int) -> Expr:

@@ -24,7 +24,8 @@ class Plane:
     """Integer levels of an image with its border: [batch, height, width, channels], channels innermost.
 
     Rows of a dense layer are the width of one image of height 1. Channels are padded with stored zeros, whatever their
-    weights; what pads the width belongs to results that are dropped.
+    weights; what pads the width belongs to results that are dropped. Kernels may read on behind a window's row, into
+    what follows it in memory, with weights of zero.
     """
 
     batch: int
@@ -74,11 +75,13 @@ class ProductLayer:
     def plane(self) -> Plane:
         """The levels that the kernel reads, for whole tiles."""
         p = self.patches
-        align = 16 if not p.is_conv else 4
+        align = 16 if not p.is_conv else 1 if self.runs else 4
         channels = -(-self.inputs // align) * align
         if not p.is_conv:
             return Plane(1, 1, self.tiled_width, channels)
-        reach = (self.tiled_width - 1) * p.strides[1] + (p.kernel[1] - 1) * p.dilations[1] + 1
+        window = (p.kernel[1] - 1) * p.dilations[1] + 1
+        window = -(-self.channel_steps * self.steps.depth // channels) if self.runs else window
+        reach = (self.tiled_width - 1) * p.strides[1] + window
         return Plane(p.batch, p.plane_shape[2], max(p.plane_shape[3], reach), channels)
 
     @property
@@ -96,13 +99,29 @@ class ProductLayer:
         return -(-self.outputs // self.block)
 
     @property
+    def runs(self) -> bool:
+        """Whether a step covers bytes of neighbouring pixels: so steps of images with few channels are not half empty.
+
+        A tap is then a whole row of the window.
+        """
+        p = self.patches
+        few = p.is_conv and not self.steps.word and self.inputs < self.steps.depth and p.dilations[1] == 1
+        return few and -(-p.kernel[1] * self.inputs // self.steps.depth) < p.kernel[1]
+
+    @property
+    def taps(self) -> int:
+        return self.patches.kernel[0] if self.runs else self.patches.taps
+
+    @property
     def channel_steps(self) -> int:
         """Steps over the channels of one tap."""
+        if self.runs:
+            return -(-self.patches.kernel[1] * self.inputs // self.steps.depth)
         return self.plane.channels // self.steps.depth
 
     @property
     def num_steps(self) -> int:
-        return self.patches.taps * self.channel_steps
+        return self.taps * self.channel_steps
 
     @property
     def packing(self) -> int:
@@ -174,11 +193,10 @@ def _largest(most: int, whole: int) -> int:
 def pack_weight(layer: ProductLayer, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """(stored weights, palette int8 [16] or None) of weight int8 or int16 [M, D], or [M, channels, kh, kw]."""
     steps, product = layer.steps, layer.steps.product
-    channels = layer.plane.channels
     m = len(weight)
-    taps = weight.reshape(m, layer.inputs, layer.patches.taps).transpose(0, 2, 1)
-    full = np.zeros((layer.blocks * layer.block, layer.patches.taps, channels), np.int32)
-    full[:m, :, : layer.inputs] = taps
+    taps = weight.reshape(m, layer.inputs, layer.patches.taps).transpose(0, 2, 1).reshape(m, layer.taps, -1)
+    full = np.zeros((layer.blocks * layer.block, layer.taps, layer.channel_steps * steps.depth), np.int32)
+    full[:m, :, : taps.shape[2]] = taps
     # [block, vector, lane, step, depth] -> [block, step, vector, lane, depth]
     tiled = full.reshape(layer.blocks, layer.vectors, product.lanes, layer.num_steps, steps.depth)
     tiled = tiled.transpose(0, 3, 1, 2, 4).reshape(layer.blocks, layer.num_steps, layer.vectors, -1)

@@ -133,7 +133,7 @@ class _Emitter:
             total.clear()
 
         def add(tap, c) -> None:
-            i, j = tap // kw, tap % kw
+            i, j = (tap, 0) if layer.runs else (tap // kw, tap % kw)
             step = tap * layer.channel_steps + c
             loaded = [source(step if group == 1 else step // group, q) for q in range(vectors)]
             for part in range(group):
@@ -170,7 +170,7 @@ class _Emitter:
     def _drain_loops(self, group: int) -> tuple[int, int, int]:
         """(steps over channels, taps) between drains, and how many drains there are."""
         layer, limit = self.layer, self.steps.chunk
-        taps, channels = layer.patches.taps, layer.channel_steps
+        taps, channels = layer.taps, layer.channel_steps
         if not limit or layer.num_steps <= limit:
             return channels, taps, 1
         if channels <= limit:

@@ -3,6 +3,7 @@
 from tvm_ext.transform._rewrite import add_layer_rows, layer_rows
 from tvm_ext.transform.convert_conv_layout import ConvertConvLayout
 from tvm_ext.transform.decompose_lut import DecomposeLUT
+from tvm_ext.transform.expose_inputs import expose_inputs
 from tvm_ext.transform.fold_permuted_constants import FoldPermutedConstants
 from tvm_ext.transform.fold_scale_into_table import FoldScaleIntoTable
 from tvm_ext.transform.fuse_input_quantization import FuseInputQuantization
@@ -14,6 +15,7 @@ from tvm_ext.transform.list_layers import list_layers
 from tvm_ext.transform.pack_lut_constants import PackLUTConstants
 from tvm_ext.transform.pack_quantized import PackQuantized
 from tvm_ext.transform.prefetch_weights import PrefetchWeights
+from tvm_ext.transform.quantize_remainder import QuantizeRemainder, RemainderLayer, remainder_layers
 from tvm_ext.transform.reuse_codes import ReuseCodes
 from tvm_ext.transform.rewrite_conv2d_to_lut import RewriteConv2dToLUT
 from tvm_ext.transform.rewrite_dense_to_lut import RewriteDenseToLUT
@@ -32,14 +34,18 @@ __all__ = [
     "PackLUTConstants",
     "PackQuantized",
     "PrefetchWeights",
+    "QuantizeRemainder",
+    "RemainderLayer",
     "ReuseCodes",
     "RewriteConv2dToLUT",
     "RewriteDenseToLUT",
     "RewriteQuantizedToInteger",
     "VectorizeElementary",
     "add_layer_rows",
+    "expose_inputs",
     "layer_rows",
     "layer_shapes",
     "lift_constants",
     "list_layers",
+    "remainder_layers",
 ]

@@ -98,11 +98,11 @@ def _pack(rewriter: CallRewriter, call: relax.Call, source: relax.Call, isa: str
 def _stored(values: np.ndarray, product: Product) -> tuple[str, int]:
     """(dtype, zero point) of levels as the ISA multiplies them: ``stored = value - zero_point``; 0 can be stored."""
     low, high = int(min(values.min(), 0)), int(max(values.max(), 0))
-    if low < -128 or high > 255 or high - low > 255:
+    if high - low > 255:
         return "int16", 0
     if product.level_dtype == "uint8":
         return "uint8", low
-    return "int8", 0 if high <= 127 else 128
+    return "int8", 0 if low >= -128 and high <= 127 else low + 128
 
 
 def _channels_last(rewriter: CallRewriter, call: relax.Call) -> relax.Expr | None:

@@ -34,6 +34,11 @@ LAYERS = [
     IntegerLayer("conv_zero_is_no_level", (1, 6, 6, 6), 8, levels=(3, 5, 9), uneven=True, kernel=(3, 3), pads=_SAME),
     IntegerLayer("conv_one_position", (1, 40, 3, 3), 17, kernel=(3, 3), residual=True, relu=True),
     IntegerLayer("conv_words", (1, 5, 4, 6), 7, levels=(-300, 0, 400), weights=(-999, 800), kernel=(3, 3), pads=_SAME),
+    IntegerLayer("conv_runs_7x7", (2, 3, 21, 34), 20, levels=tuple(range(-100, 27)), weights=_BYTE, kernel=(7, 7),
+                 pads=(3, 3, 3, 3), strides=(2, 2), relu=True),
+    IntegerLayer("conv_runs_gray", (1, 1, 12, 19), 9, levels=(0, 3, 99), weights=_BYTE, kernel=(3, 3), pads=_SAME),
+    IntegerLayer("conv_runs_narrow", (1, 2, 9, 7), 5, levels=tuple(range(-4, 12)), kernel=(5, 5), pads=(2, 0, 1, 2)),
+    IntegerLayer("conv_mixed_bytes", (1, 9, 6, 17), 8, levels=tuple(range(-150, 106)), weights=_BYTE, kernel=(1, 1)),
     IntegerLayer("conv_tall", (1, 64, 23, 3), 40, kernel=(1, 1), residual=True),
 ]  # fmt: skip
 
