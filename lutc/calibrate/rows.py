@@ -78,6 +78,6 @@ def patch_rows(x: np.ndarray, geometry: Geometry) -> tuple[int, Callable[[np.nda
         xs = (column * sw)[:, None, None] + dw * np.arange(kw)
         # advanced indices around a slice come first: [n, kh, kw, channels]
         patches = padded[batch[:, None, None], :, ys, xs]
-        return np.ascontiguousarray(patches.transpose(0, 3, 1, 2)).reshape(len(index), -1)
+        return np.ascontiguousarray(patches.transpose(0, 3, 1, 2)).reshape(len(index), x.shape[1] * kh * kw)
 
     return x.shape[0] * out_h * out_w, cut

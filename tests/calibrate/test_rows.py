@@ -27,6 +27,7 @@ def test_patches_are_the_oracle_s(geometry: Geometry) -> None:
     assert count == len(expected)
     np.testing.assert_array_equal(cut(np.arange(count)), expected)
     np.testing.assert_array_equal(cut(np.array([5, 1])), expected[[5, 1]])
+    assert cut(np.array([], int)).shape == (0, expected.shape[1])  # a full sample may want none of a batch
 
 
 def test_same_upper_keeps_the_size() -> None:
