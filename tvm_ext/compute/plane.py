@@ -29,9 +29,10 @@ def plane_kernel(patches: Patches, search: Search, size: int, dtype: str, *, qua
     layout, (batch, channels, height, width) = PlaneLayout.of(patches), patches.shape
     top, left = layout.pads[:2]
     step, skip = layout.column_step, layout.row_step
-    chunks, tail = -(-layout.columns // _LANES), layout.columns % _LANES
-    read = chunks * _LANES * step  # elements of x from a row's first to behind the last that its vectors load
-    border = T.broadcast(T.cast(search.zero_point, dtype), _LANES)
+    lanes = _LANES if layout.columns > _LANES // 2 else _LANES // 2
+    chunks, tail = -(-layout.columns // lanes), layout.columns % lanes
+    read = chunks * lanes * step  # elements of x from a row's first to behind the last that its vectors load
+    border = T.broadcast(T.cast(search.zero_point, dtype), lanes)
     bordered = any(layout.pads)
     clears = size // _CLEAR if bordered else 0
     over_channels = T.parallel if worth_threads(math.prod(patches.shape) / step * _NS_PER_ELEMENT) else T.serial
@@ -40,37 +41,55 @@ def plane_kernel(patches: Patches, search: Search, size: int, dtype: str, *, qua
         return search.quantize(value, scale, dtype, lanes) if quantize else value
 
     def vector(x, b, c, h, w):
-        """Sixteen pixels of a row, from the one of column w on."""
+        """Pixels of a row, from the one of column w on."""
         if step != 2:
-            return x[b, c, h, T.ramp(w * step, step, _LANES)]
-        parts = [x[b, c, h, T.ramp(w * 2 + i * _LANES, 1, _LANES)] for i in range(2)]
-        return T.Shuffle(parts, list(range(0, 2 * _LANES, 2)))
+            return x[b, c, h, T.ramp(w * step, step, lanes)]
+        parts = [x[b, c, h, T.ramp(w * 2 + i * lanes, 1, lanes)] for i in range(2)]
+        return T.Shuffle(parts, list(range(0, 2 * lanes, 2)))
 
     def emit_row(x, inv_scale, plane, b, c, h, start) -> None:
-        """Row h of an image to the plane at `start`."""
+        """Row h of an image to the plane at `start`, by vectors."""
         scale = inv_scale[c] if quantize else None
-        with T.If(((b * channels + c) * height + h) * width + read <= batch * channels * height * width):
-            with T.Then():
-                with T.serial(chunks) as w:
-                    pixels = stored(vector(x, b, c, h, w * _LANES), scale, _LANES)
-                    T.buffer_store(plane, pixels, [b, c, T.ramp(start + w * _LANES, 1, _LANES)])
-                if tail and bordered:
-                    T.buffer_store(plane, border, [b, c, T.ramp(start + layout.columns, 1, _LANES)])
-            # the last rows of x: vectors would read beyond its end
-            with T.Else(), T.serial(layout.columns) as w:
-                T.buffer_store(plane, stored(x[b, c, h, w * step], scale), [b, c, start + w])
+        with T.serial(chunks) as w:
+            pixels = stored(vector(x, b, c, h, w * lanes), scale, lanes)
+            T.buffer_store(plane, pixels, [b, c, T.ramp(start + w * lanes, 1, lanes)])
+        if tail and bordered:
+            T.buffer_store(plane, border, [b, c, T.ramp(start + layout.columns, 1, lanes)])
+
+    def emit_pixels(x, inv_scale, plane, b, c, h, start) -> None:
+        """The same one by one, for the last rows of x: vectors would read beyond its end."""
+        scale = inv_scale[c] if quantize else None
+        with T.serial(layout.columns) as w:
+            T.buffer_store(plane, stored(x[b, c, h, w * step], scale), [b, c, start + w])
+
+    def emit_rows(emit_one, *where) -> None:
+        """The rows of an image, in the order in which they lie in its plane."""
+        for phase in range(layout.phases):
+            before = -(-max(top - phase, 0) // skip)  # rows of the border
+            count = -(-(height + top - phase) // skip) - before
+            if count > 0:
+                with T.serial(count) as i:
+                    at = (phase * layout.phase_rows + before + i) * layout.pitch + left
+                    emit_one(*where, (before + i) * skip + phase - top, at)
 
     def emit(x, inv_scale, plane) -> None:
         with over_channels(batch * channels) as image:
             b, c = T.Bind(image // channels), T.Bind(image % channels)
             if clears:
                 with T.serial(clears) as p:
-                    for i in range(_CLEAR // _LANES):
-                        T.buffer_store(plane, border, [b, c, T.ramp(p * _CLEAR + i * _LANES, 1, _LANES)])
-            with T.grid(layout.phases, layout.phase_rows) as (phase, i):
-                h = i * skip + phase - top
-                with T.If(T.And(h >= 0, h < height)), T.Then():
-                    emit_row(x, inv_scale, plane, b, c, h, (phase * layout.phase_rows + i) * layout.pitch + left)
+                    for i in range(_CLEAR // lanes):
+                        T.buffer_store(plane, border, [b, c, T.ramp(p * _CLEAR + i * lanes, 1, lanes)])
+            if height == 0 or width == 0:
+                return
+            behind = -(-(read - width) // (height * width))  # images that what is read behind a last row may need
+            if behind == 0:
+                emit_rows(emit_row, x, inv_scale, plane, b, c)
+                return
+            with T.If(image < batch * channels - behind):
+                with T.Then():
+                    emit_rows(emit_row, x, inv_scale, plane, b, c)
+                with T.Else():
+                    emit_rows(emit_pixels, x, inv_scale, plane, b, c)
 
     if not quantize:
 
