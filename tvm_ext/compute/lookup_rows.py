@@ -24,7 +24,7 @@ _LEAST_CHUNK, _INT16_GROUPS = 4, 63
 """Groups of four codebooks between additions to the sums: fewer cost too much, and 252 codebooks * 128 fit int16."""
 _NS_PER_ENTRY = 1 / 30
 _ZIP = [[i + half for i in range(first, first + 4) for half in (0, 8)] for first in (0, 4)]
-_FLOAT_HIGH, _FLOAT_ZERO = 0x4B00, float(2**23 + 2**15)
+FLOAT_HIGH, FLOAT_ZERO = 0x4B00, float(2**23 + 2**15)
 """High half of 2^23 as float32: with an unsigned 16-bit number below it, it is 2^23 plus that number."""
 
 
@@ -110,8 +110,8 @@ def lookup_rows(
         """float32x4: sums of the outputs m + 4 * half ... of a slab; those of int16 have started at -32768."""
         if not narrow:
             return T.cast(sums[r, T.ramp(m + _PIECE * half, 1, _PIECE)], f"float32x{_PIECE}")
-        pairs = T.Shuffle([sums[r, T.ramp(m, 1, 8)], T.broadcast(T.int16(_FLOAT_HIGH), 8)], _ZIP[half])
-        return T.reinterpret("float32x4", pairs) - T.broadcast(T.float32(_FLOAT_ZERO), _PIECE)
+        pairs = T.Shuffle([sums[r, T.ramp(m, 1, 8)], T.broadcast(T.int16(FLOAT_HIGH), 8)], _ZIP[half])
+        return T.reinterpret("float32x4", pairs) - T.broadcast(T.float32(FLOAT_ZERO), _PIECE)
 
     def store(value, at, n, scale, shift, other, inv_scale, y, quantized) -> None:
         """Results from their sums; `at` is an output or a ramp of four."""
@@ -120,7 +120,7 @@ def lookup_rows(
         value = value + shift[at] if bias else value
         value = value + other[n, at] if residual else value
         if epilogue.activation == "relu":
-            value = _at_least_zero(value, lanes)
+            value = at_least_zero(value, lanes)
         if epilogue.keep_float or epilogue.search is None:
             T.buffer_store(y, value, [n, at])
         if epilogue.search is not None:
@@ -185,7 +185,9 @@ def lookup_rows(
     return PrimFunc(params, kernel.body, kernel.ret_type, kernel.attrs)
 
 
-def _at_least_zero(value, lanes: int):
+def at_least_zero(value, lanes: int):
+    """max(value, 0) of float32, a vector's as one instruction."""
     if lanes == 1:
         return T.max(value, T.float32(0))
-    return T.call_llvm_pure_intrin("float32x4", "llvm.maxnum.v4f32", value, T.broadcast(T.float32(0), lanes))
+    maximum = f"llvm.maxnum.v{lanes}f32"
+    return T.call_llvm_pure_intrin(f"float32x{lanes}", maximum, value, T.broadcast(T.float32(0), lanes))

@@ -8,6 +8,7 @@ from tvm import relax, te, topi
 from tvm_ext.compute.kernel import call_kernel, emit_kernel
 from tvm_ext.compute.lookup import ACTIVATIONS, Epilogue, lookup_gather, lookup_shuffle
 from tvm_ext.compute.lookup_rows import lookup_rows
+from tvm_ext.compute.lookup_tiles import lookup_tiles
 from tvm_ext.compute.pack import transpose_lanes
 from tvm_ext.compute.search import Search
 from tvm_ext.op._register import attributes, check, dtype_of, given, optional, present, register, static_shape
@@ -110,6 +111,8 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     epilogue = Epilogue(feature_major, str(attrs["activation"]), quantized, reader, bool(int(attrs["keep_float"])))
     if int(attrs["preadd"]) and (layout == "rowwise" or not get_isa(layout).table_read.intrin):
         return _legalize_rows(bb, call, shape, epilogue)
+    if feature_major and layout not in ("", "rowwise") and get_isa(layout).table_read.step:
+        return _legalize_tiles(bb, call, shape, epilogue)
 
     def gather(codes, table, table_scale, bias, mult, residual, inv_scale) -> list[te.Tensor]:
         flat = _flat(shape, feature_major)
@@ -149,6 +152,20 @@ def _legalize_rows(bb: relax.BlockBuilder, call: relax.Call, shape: list[int], e
         bias=present(bias), residual=present(residual), epilogue=epilogue,
     )  # fmt: skip
     info = {"kind": "lookup_rows", "isa": layout, "layer": str(attrs["layer"])}
+    args = [*call.args[:3], given(bias), given(residual), given(inv_scale)]
+    return call_kernel(bb, kernel.with_attr("tirx.is_scheduled", True), args, call.ty, "lut_lookup", info)
+
+
+def _legalize_tiles(bb: relax.BlockBuilder, call: relax.Call, shape: list[int], epilogue: Epilogue) -> relax.Expr:
+    codes, table, _, bias, mult, residual, inv_scale = call.args
+    attrs, layout = call.attrs, str(call.attrs["layout"])
+    check(not present(mult), NAME, f"{layout} has no table read with codebook multipliers")
+    kernel = lookup_tiles(
+        static_shape(codes, NAME, "codes"), static_shape(table, NAME, "table"), get_isa(layout).table_read,
+        (shape[0], shape[1], shape[2]), chunk=int(attrs["chunk"]), bias=present(bias), residual=present(residual),
+        epilogue=epilogue,
+    )  # fmt: skip
+    info = {"kind": "lookup_tiles", "isa": layout, "layer": str(attrs["layer"])}
     args = [*call.args[:3], given(bias), given(residual), given(inv_scale)]
     return call_kernel(bb, kernel.with_attr("tirx.is_scheduled", True), args, call.ty, "lut_lookup", info)
 

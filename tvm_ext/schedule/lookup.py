@@ -7,6 +7,7 @@ from tvm.s_tir.dlight import ScheduleRule
 from tvm.target import Target
 from tvm.tirx import PrimFunc
 
+from tvm_ext.compute.lookup_tiles import panels
 from tvm_ext.schedule.base import (
     blocks_of,
     choose,
@@ -19,12 +20,10 @@ from tvm_ext.schedule.base import (
 )
 from tvm_ext.tensor_intrin import TABLE_ENTRIES, TableRead, get_isa
 from tvm_ext.tensor_intrin.transpose import transpose_intrin
-from tvm_ext.threads import SHARES, worth_threads
+from tvm_ext.threads import worth_threads
 
 _EPILOGUE_LANES = 16
 _RUN = 32
-_PANEL_BYTES = 1 << 20
-"""Of a table: what stays in a core's second cache beside the codes."""
 _LOOKUPS_PER_NS = 100
 """Of the x86 kernels, roughly: tells work that threads share from work that they do not."""
 
@@ -58,8 +57,9 @@ class LookupShuffle(ScheduleRule):
         no, nr, nt = sch.split(n, [None, row_tiles, read.rows])
         wide = _run_length(outputs, lanes) if lanes else outs
         runs = outputs // wide
-        panels = choose(sch, _panels(runs, images * extent(sch, no), table_bytes, shared), divisors(runs), tunable)
-        mp, mg, mo, mq = sch.split(m, [panels, None, wide // outs, outs])
+        parts = smallest_divisor(runs, panels(runs, images * extent(sch, no), table_bytes, shared))
+        parts = choose(sch, parts, divisors(runs), tunable)
+        mp, mg, mo, mq = sch.split(m, [parts, None, wide // outs, outs])
         sch.reorder(b, mp, no, mg, mo, *reduce[:1], mq, nr, nt, *reduce[1:])
         if shared:
             sch.parallel(sch.fuse(b, mp, no))
@@ -73,17 +73,6 @@ class LookupShuffle(ScheduleRule):
                 _schedule_epilogue(sch, out, row_tiles, read, bool(int(kernel["feature_major"])), rows, masks)
         _tensorize(sch, acc, read, read.intrin_mult if int(kernel["mult"]) else read.intrin)
         return sch
-
-
-def _panels(runs: int, row_blocks: int, table_bytes: int, shared: bool) -> int:
-    """Parts of the outputs, each of whole `runs`, that are finished one after the other.
-
-    A table beyond the cache is streamed once this way, not once for every block of rows; and a few blocks of rows alone
-    would leave threads idle.
-    """
-    fitting = -(-table_bytes // _PANEL_BYTES) if row_blocks > 1 else 1
-    wanted = -(-SHARES // row_blocks) if shared else 1
-    return smallest_divisor(runs, max(fitting, wanted))
 
 
 def _run_length(outputs: int, lanes: int) -> int:

@@ -8,6 +8,8 @@ table and two for sadalp, so they take the first forms.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
@@ -16,9 +18,49 @@ from tvm_ext.tensor_intrin.spec import llvm_intrinsic
 _BYTES, _WORDS = "int8x16", "int16x8"
 
 
+def _read(table, code):
+    return T.call_llvm_pure_intrin(_BYTES, llvm_intrinsic("llvm.aarch64.neon.tbl1.v16i8"), table, _index(code))
+
+
+def _read_pair(first, second, code):
+    return T.call_llvm_pure_intrin(_BYTES, llvm_intrinsic("llvm.aarch64.neon.tbl2.v16i8"), first, second, _index(code))
+
+
+def _index(code):
+    return T.reinterpret(_BYTES, code)
+
+
+def _add_pairs(acc, read):
+    """LLVM selects sadalp."""
+    return acc + T.call_llvm_pure_intrin(_WORDS, llvm_intrinsic("llvm.aarch64.neon.saddlp.v8i16.v16i8"), read)
+
+
+def _codebooks_step(acc, codes: Sequence, tables: Sequence):
+    """16 rows (acc int16x16): the codebooks are added in int8 first."""
+    total = _read(tables[0], codes[0])
+    for table, code in zip(tables[1:], codes[1:], strict=True):
+        total = total + _read(table, code)
+    return acc + T.cast(total, "int16x16")
+
+
+def _pair_step(acc, codes: Sequence, tables: Sequence):
+    """8 rows (acc int16x8), two codebooks."""
+    return _add_pairs(acc, _read_pair(*tables, codes[0]))
+
+
+def _pairs_step(acc, codes: Sequence, tables: Sequence):
+    """8 rows (acc int16x8), codebooks 0 and 2, and 1 and 3."""
+    return _add_pairs(acc, _read_pair(tables[0], tables[2], codes[0]) + _read_pair(tables[1], tables[3], codes[1]))
+
+
+STEPS: dict[str, Callable] = {
+    "row": _codebooks_step, "codebook_row": _codebooks_step, "row_codebook": _pair_step, "pairs": _pairs_step
+}  # fmt: skip
+"""By `TableRead.order`: sums of a step after one group, from sums, `step_vectors` vectors of codes and G of a table."""
+
+
 def one_codebook() -> PrimFunc:
     """One tbl and two widening adds a codebook, 16 rows."""
-    tbl = llvm_intrinsic("llvm.aarch64.neon.tbl1.v16i8")
 
     @T.prim_func(s_tir=True)
     def impl(
@@ -29,27 +71,19 @@ def one_codebook() -> PrimFunc:
         with T.sblock("root"):
             T.reads(acc[0:16], code[0:16], table[0:16])
             T.writes(acc[0:16])
-            read: T.let = T.call_llvm_pure_intrin(
-                "int8x16", tbl, table.vload([0], "int8x16"), T.reinterpret("int8x16", code.vload([0], "uint8x16"))
+            acc[T.ramp(0, 1, 16)] = _codebooks_step(
+                acc[T.ramp(0, 1, 16)], [code.vload([0], "uint8x16")], [table.vload([0], _BYTES)]
             )
-            acc[T.ramp(0, 1, 16)] = acc[T.ramp(0, 1, 16)] + T.cast(read, "int16x16")
 
     return impl
 
 
 def added_codebooks(group: int) -> PrimFunc:
     """A tbl for each of `group` codebooks, summed in int8, then two widening adds; 16 rows."""
-    tbl = llvm_intrinsic("llvm.aarch64.neon.tbl1.v16i8")
 
-    def read(code, table, c: int):
-        index = T.reinterpret(_BYTES, code.vload([c, 0], "uint8x16"))
-        return T.call_llvm_pure_intrin(_BYTES, tbl, table.vload([c, 0], _BYTES), index)
-
-    def total(code, table):
-        result = read(code, table, 0)
-        for c in range(1, group):
-            result = result + read(code, table, c)
-        return result
+    def total(acc, code, table):
+        codes = [code.vload([c, 0], "uint8x16") for c in range(group)]
+        return _codebooks_step(acc[T.ramp(0, 1, 16)], codes, [table.vload([c, 0], _BYTES) for c in range(group)])
 
     @T.prim_func(s_tir=True)
     def impl(
@@ -60,30 +94,19 @@ def added_codebooks(group: int) -> PrimFunc:
         with T.sblock("root"):
             T.reads(acc[0:16], code[0:group, 0:16], table[0:group, 0:16])
             T.writes(acc[0:16])
-            acc[T.ramp(0, 1, 16)] = acc[T.ramp(0, 1, 16)] + T.cast(total(code, table), "int16x16")
+            acc[T.ramp(0, 1, 16)] = total(acc, code, table)
 
     return impl
-
-
-def _read_pair(code, first, second):
-    tbl = llvm_intrinsic("llvm.aarch64.neon.tbl2.v16i8")
-    return T.call_llvm_pure_intrin(_BYTES, tbl, first, second, T.reinterpret(_BYTES, code))
-
-
-def _add_pairs(acc, read):
-    """LLVM selects sadalp."""
-    return acc + T.call_llvm_pure_intrin(_WORDS, llvm_intrinsic("llvm.aarch64.neon.saddlp.v8i16.v16i8"), read)
 
 
 def pair() -> PrimFunc:
     """A tbl over the tables of two codebooks for 8 rows, and one addition of neighbours to int16; twice."""
 
     def update(code, table, acc) -> None:
+        tables = [table.vload([c, 0], _BYTES) for c in range(2)]
         for half in range(2):
             lanes = T.ramp(8 * half, 1, 8)
-            index = code.vload([8 * half, 0], "uint8x16")
-            read = _read_pair(index, table.vload([0, 0], _BYTES), table.vload([1, 0], _BYTES))
-            T.buffer_store(acc, _add_pairs(acc[lanes], read), [lanes])
+            T.buffer_store(acc, _pair_step(acc[lanes], [code.vload([8 * half, 0], "uint8x16")], tables), [lanes])
 
     @T.prim_func(s_tir=True)
     def impl(
@@ -102,15 +125,12 @@ def pair() -> PrimFunc:
 def added_pairs() -> PrimFunc:
     """Two pairs read for 8 rows, added in int8, then one addition of neighbours to int16; twice."""
 
-    def read(code, table, half: int, p: int):
-        index = code.vload([p, 8 * half, 0], "uint8x16")
-        return _read_pair(index, table.vload([p, 0], _BYTES), table.vload([2 + p, 0], _BYTES))
-
     def update(code, table, acc) -> None:
+        tables = [table.vload([c, 0], _BYTES) for c in range(4)]
         for half in range(2):
             lanes = T.ramp(8 * half, 1, 8)
-            both = read(code, table, half, 0) + read(code, table, half, 1)
-            T.buffer_store(acc, _add_pairs(acc[lanes], both), [lanes])
+            codes = [code.vload([p, 8 * half, 0], "uint8x16") for p in range(2)]
+            T.buffer_store(acc, _pairs_step(acc[lanes], codes, tables), [lanes])
 
     @T.prim_func(s_tir=True)
     def impl(

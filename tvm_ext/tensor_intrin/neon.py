@@ -13,7 +13,7 @@ ISA = Isa(
     arch="aarch64",
     requires=("neon",),
     rank=10,
-    table_read=TableRead("lut_read_neon", rows=16, group=1, acc_dtype="int16", order="row", tiles=6),
+    table_read=TableRead("lut_read_neon", rows=16, group=1, acc_dtype="int16", order="row", tiles=6, step=16),
     product=Product(bytes=16, tiles=20, shuffle="llvm.aarch64.neon.tbl1.v16i8", level_dtype="int8"),
     dot=PLAIN_DOT,  # int16 products into int32 lanes: LLVM selects smlal, smlal2
     row_read=ROW_READ,

@@ -25,7 +25,7 @@ ISA: Isa = replace(
     # 8 tiles are 16 accumulators: tbl takes neighbouring registers, and LLVM copies accumulators when few are free
     table_read=TableRead(
         "lut_read_neon_pair", rows=16, group=2, acc_dtype="int16", order="row_codebook", tiles=8, code_offset=16,
-        load_cost=0.1,
+        load_cost=0.1, step=8,
     ),
     dot=Dot("lut_dot_neon", rows=4, depth=4, x_dtype="int8", c_dtype="int8"),
     by_element=True,

@@ -12,7 +12,7 @@ from tvm_ext.tensor_intrin.desc import table_read_desc
 from tvm_ext.tensor_intrin.spec import Isa, TableRead
 
 _READ = TableRead(
-    "lut_read_neon_added", rows=16, group=4, acc_dtype="int16", order="codebook_row", tiles=8, preadd=4
+    "lut_read_neon_added", rows=16, group=4, acc_dtype="int16", order="codebook_row", tiles=8, preadd=4, step=16
 )  # fmt: skip
 ISA: Isa = replace(neon_dotprod.ISA, name="neon_little_narrow", core="little", rank=22, table_read=_READ)
 

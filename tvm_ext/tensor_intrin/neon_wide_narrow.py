@@ -25,6 +25,7 @@ _READ = TableRead(
     code_offset=16,
     load_cost=0.1,
     preadd=2,
+    step=8,
 )
 ISA: Isa = replace(neon_dotprod.ISA, name="neon_wide_narrow", core="wide", rank=22, table_read=_READ)
 

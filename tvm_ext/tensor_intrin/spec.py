@@ -31,6 +31,7 @@ class TableRead:
     code_offset : added to a code for each codebook before its own in one table operand: where its table starts.
     load_cost : of a load beside a table read's instructions, for the choice of a register tile.
     preadd : neighbouring codebooks whose entries are added in int8, so that a table must not overflow there.
+    step : rows that one instruction sequence covers where `lookup_tiles` is the kernel of images; 0 where it is not.
     """
 
     intrin: str
@@ -43,6 +44,12 @@ class TableRead:
     code_offset: int = 0
     load_cost: float = 0.3
     preadd: int = 1
+    step: int = 0
+
+    @property
+    def step_vectors(self) -> int:
+        """Vectors of 16 codes of a step."""
+        return self.step * self.group // 16
 
     @property
     def table_bits(self) -> int:

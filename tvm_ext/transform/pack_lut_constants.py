@@ -12,6 +12,7 @@ from tvm.target import Target
 
 from tvm_ext.compute import pack
 from tvm_ext.compute.lookup_rows import pack_rows
+from tvm_ext.compute.lookup_tiles import step_tile
 from tvm_ext.compute.narrow import added_error, is_narrow, narrow_table
 from tvm_ext.compute.quantize_rows import PART
 from tvm_ext.compute.windows import Windows, linear_slots
@@ -184,6 +185,9 @@ def _choose_packed(encode: relax.Call, readers: list[relax.Call], isa: Isa, row_
         return Shuffle(isa, pack.RegisterTile(1, outputs), codebooks, row_preadd)
     tiles = -(-patches.rows // read.rows)
     codebooks = max(pack.padded_codebooks(array(reader.args[1]), read) for reader in readers)
+    if read.step and patches.is_conv:
+        tile = pack.RegisterTile(1, step_tile(patches.rows, outputs, read).outputs)
+        return Shuffle(isa, tile, codebooks, read.preadd)
     sides = [] if patches.is_conv else [pack.transpose_lanes(int(r.args[2].ty.shape[0]), isa) for r in readers]
     lanes = min((side for side in sides if side), default=0)
     return Shuffle(isa, pack.register_tile(tiles, outputs, codebooks, read, lanes), codebooks, read.preadd)
