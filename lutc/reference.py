@@ -1,6 +1,8 @@
-"""What encode means, in plain numpy: the codes that every compiled kernel must give."""
+"""What encode and integer layers mean, in plain numpy: the codes and sums that every compiled kernel must give."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -29,11 +31,21 @@ def codes(layer: LUTLayer, x: np.ndarray) -> np.ndarray:
 def layer_rows(layer: LUTLayer, x: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
     """(subvectors float32 [N, C, V], the last one zero-padded, and the leading shape that N flattens)."""
     count, _, length = layer.shape
-    rows = _patches(layer, x) if layer.geometry else np.asarray(x, np.float32)
+    rows = _patches(layer.geometry, x) if layer.geometry else np.asarray(x, np.float32)
     flat = rows.reshape(-1, rows.shape[-1])
     padded = np.zeros((len(flat), count * length), np.float32)
     padded[:, : flat.shape[1]] = flat
     return padded.reshape(-1, count, length), rows.shape[:-1]
+
+
+def sums(x: np.ndarray, weight: np.ndarray, geometry: Mapping[str, Sequence[int]] | None) -> np.ndarray:
+    """int64 sums of products of integers: [B, M, OH, OW] of x [B, Cin, H, W] and weight [M, Cin, kh, kw], or [..., M].
+
+    geometry : kernel_shape, strides, pads, dilations of a conv.
+    """
+    rows = x if geometry is None else _patches(geometry, x)
+    total = rows.astype(np.float64) @ weight.reshape(len(weight), -1).T.astype(np.float64)  # exact below 2^53
+    return (total if geometry is None else total.transpose(0, 3, 1, 2)).astype(np.int64)
 
 
 def distances(layer: LUTLayer, subvectors: np.ndarray, codebook: np.ndarray, code: np.ndarray) -> np.ndarray:
@@ -78,10 +90,10 @@ def _chunk(layer: LUTLayer) -> int:
     return max(_BLOCK // (num_centroids * length), 1)
 
 
-def _patches(layer: LUTLayer, x: np.ndarray) -> np.ndarray:
+def _patches(geometry: Mapping[str, Sequence[int]], x: np.ndarray) -> np.ndarray:
     """[B, OH, OW, Cin*kh*kw], flattened channel first, then kernel row, then kernel column."""
-    (kh, kw), (sh, sw) = layer.geometry["kernel_shape"], layer.geometry["strides"]
-    (dh, dw), (top, left, bottom, right) = layer.geometry["dilations"], layer.geometry["pads"]
+    (kh, kw), (sh, sw) = geometry["kernel_shape"], geometry["strides"]
+    (dh, dw), (top, left, bottom, right) = geometry["dilations"], geometry["pads"]
     padded = np.pad(np.asarray(x, np.float32), ((0, 0), (0, 0), (top, bottom), (left, right)))
     reach = (dh * (kh - 1) + 1, dw * (kw - 1) + 1)
     windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=(2, 3))

@@ -16,6 +16,7 @@ from lutc.errors import InputError
 from lutc.importers.codebooks import Codebooks
 from lutc.inputs import random_inputs
 from lutc.verify.codes import MakeEncode, RunMany, compare_codes, compiled_encode
+from lutc.verify.integers import compare_sums
 from lutc.verify.reference_model import ReferenceModel, find_reference, narrowed_layers
 from lutc.verify.report import VerifyReport, VerifyRow
 
@@ -46,8 +47,9 @@ def verify(
     the definition (`lutc.reference`) for every subvector of its input in the reference; codes of a float search may
     differ where two centroids are equally near to one part in 10^5.
 
-    Tables that the compiler narrowed for the target are compared as the artifact has them; a remark tells how far that
-    moves the outputs.
+    Float layers that the artifact computes in int8 are compared with the same integers in ONNX Runtime, and each
+    layer's sums with numpy's, which they must equal; tables that the compiler narrowed for the target are compared as
+    the artifact has them. Remarks tell how far either moves the outputs.
 
     Parameters
     ----------
@@ -81,26 +83,39 @@ def verify(
         if per_layer:
             make = make_encode or compiled_encode(manifest.target, run_libraries)
             for name, tensor in model.layer_inputs.items():
-                rows.append(compare_codes(model.layers[name], [run[tensor] for run in expected], make))
+                read = [run[tensor] for run in expected]
+                if name in model.integers:
+                    rows.append(compare_sums(model.integers[name], read, manifest.target, run_libraries))
+                else:
+                    rows.append(compare_codes(model.layers[name], read, make))
     remarks = []
     if model.sha256 != manifest.source.sha256:
         remarks.append("The reference is not the file that the artifact was compiled from.")
     if narrowed_layers(manifest):
         exact = ReferenceModel(path, manifest, codebooks, narrow=False)
         remarks.append(_narrowing(manifest, expected, [exact.run(feed) for feed in feeds]))
+    if model.integers:
+        exact = ReferenceModel(path, manifest, codebooks, integers=False)
+        moved = _moved(manifest, expected, [exact.run(feed) for feed in feeds])
+        count = len(model.integers)
+        remarks.append(f"{count} float layer{' is' if count == 1 else 's are'} computed in int8. {moved}")
     return VerifyReport(rows, str(artifact), model.path, len(feeds), remarks)
 
 
 def _narrowing(manifest: Manifest, narrow: Sequence[Feeds], exact: Sequence[Feeds]) -> str:
     """What narrower tables do to the outputs."""
-    rows = [_compare_output(spec.name, narrow, exact, []) for spec in manifest.outputs]
-    moved = ", ".join(f"{row.name} by {row.max_rel_error:.2g}" for row in rows)
     layers = narrowed_layers(manifest)
     bits = min(row.table_bits for row in layers)
     return (
         f"{len(layers)} tables have {bits} bits, for the target's sake (compile --exact forbids it). "
-        f"Over its largest magnitude that moves {moved}."
+        f"{_moved(manifest, narrow, exact)}"
     )
+
+
+def _moved(manifest: Manifest, values: Sequence[Feeds], exact: Sequence[Feeds]) -> str:
+    rows = [_compare_output(spec.name, values, exact, []) for spec in manifest.outputs]
+    moved = ", ".join(f"{row.name} by {row.max_rel_error:.2g}" for row in rows)
+    return f"Over its largest magnitude that moves {moved}."
 
 
 def _runs(manifest: Manifest, inputs: Mapping[str, np.ndarray] | None, samples: int, seed: int) -> list[Feeds]:

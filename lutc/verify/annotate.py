@@ -67,7 +67,7 @@ def _lut_nodes(
             fix="export the model with constant weights and explicit pads",
         )
     weight = numpy_helper.to_array(known[node.input[1]])
-    table, scale = table_of(codebook.centroids, _rows(node.op_type, weight, attributes), codebook.table_dtype)
+    table, scale = table_of(codebook.centroids, weight_rows(node.op_type, weight, attributes), codebook.table_dtype)
     values = {"centroids": codebook.centroids, "table": table, "table_scale": scale}
     options: dict[str, object] = {"encode_dtype": codebook.encode_dtype, "encoder": codebook.encoder}
     if codebook.encoder == "tree":
@@ -88,10 +88,10 @@ def _lut_nodes(
         "LUTConv2d" if node.op_type == "Conv" else "LUTDense", inputs, [result], name=node.name, domain=LUTC_DOMAIN,
         input_signed=int(codebook.input_signed), **options, **_geometry(node.op_type, weight, attributes),
     )  # fmt: skip
-    return [lut, *_bias(node, result, known, attributes, graph)] if has_bias else [lut]
+    return [lut, *bias_nodes(node, result, known, attributes, graph)] if has_bias else [lut]
 
 
-def _rows(op_type: str, weight: np.ndarray, attributes: Mapping[str, object]) -> np.ndarray:
+def weight_rows(op_type: str, weight: np.ndarray, attributes: Mapping[str, object]) -> np.ndarray:
     """The weight as [M, D]."""
     if op_type == "Conv":
         return weight.reshape(weight.shape[0], -1)
@@ -107,13 +107,14 @@ def _geometry(op_type: str, weight: np.ndarray, attributes: Mapping[str, object]
     return {"kernel_shape": weight.shape[2:]} | {name: attributes.get(name, value) for name, value in defaults.items()}
 
 
-def _bias(
+def bias_nodes(
     node: onnx.NodeProto,
     result: str,
     known: Mapping[str, onnx.TensorProto],
     attributes: Mapping[str, object],
     graph: onnx.GraphProto,
 ) -> list[onnx.NodeProto]:
+    """The node's bias added to `result`, as its output."""
     bias, beta = node.input[2], float(attributes.get("beta", 1.0))  # type: ignore[arg-type]
     name = f"{node.name}.shift"
     if node.op_type == "Conv":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,8 +37,7 @@ def compiled_encode(target: TargetInfo, run_many: RunMany | None = None) -> Make
 
         def encode(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
             rows = [kernel.rows(x) for x in inputs]
-            results = _run_here(kernel, rows) if run_many is None else _run_there(kernel, rows, target, run_many)
-            return [kernel.codes(result) for result in results]
+            return [kernel.codes(result) for result in run_executable(kernel.executable, rows, target, run_many)]
 
         return encode
 
@@ -66,20 +65,19 @@ def _kernel(layer: LUTLayer, shape: tuple[int, ...], target: TargetInfo) -> Enco
     )
 
 
-def _run_here(kernel: EncodeKernel, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    import tvm
-    from tvm import relax
-
-    main = relax.VirtualMachine(kernel.executable, tvm.cpu())["main"]
-    return [main(tvm.runtime.tensor(x)).numpy() for x in inputs]
-
-
-def _run_there(
-    kernel: EncodeKernel, inputs: Sequence[np.ndarray], target: TargetInfo, run_many: RunMany
+def run_executable(
+    executable: Any, inputs: Sequence[np.ndarray], target: TargetInfo, run_many: RunMany | None
 ) -> list[np.ndarray]:
+    """The result of an executable's "main" for each input: in this process, or through `run_many`."""
+    if run_many is None:
+        import tvm
+        from tvm import relax
+
+        main = relax.VirtualMachine(executable, tvm.cpu())["main"]
+        return [main(tvm.runtime.tensor(x)).numpy() for x in inputs]
     with tempfile.TemporaryDirectory(prefix="lutc-verify-") as scratch:
-        library = Path(scratch) / "encode.so"
-        kernel.executable.export_library(str(library), fcompile=find_linker(target).fcompile())
+        library = Path(scratch) / "layer.so"
+        executable.export_library(str(library), fcompile=find_linker(target).fcompile())
         return [results[0] for results in run_many([(library, [x]) for x in inputs])]
 
 

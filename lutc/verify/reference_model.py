@@ -20,6 +20,7 @@ from lutc.importers.onnx_graph import prepare
 from lutc.importers.onnx_lut_nodes import read_lut_nodes
 from lutc.onnx_runner import OnnxRunner
 from lutc.verify.annotate import annotate
+from lutc.verify.integers import STEPS, annotate_integers
 
 _NUDGE = 3e-6  # a few times what float32 convolutions differ by
 
@@ -33,6 +34,7 @@ class ReferenceModel:
     manifest : of the artifact.
     codebooks : those the artifact was compiled with, where the model itself is float.
     narrow : give tables that the compiler narrowed (`table_bits`) the values that the artifact has.
+    integers : compute the layers of an int8 remainder as the artifact does.
 
     Raises
     ------
@@ -40,7 +42,9 @@ class ReferenceModel:
     VerifyError : its layers are not the artifact's.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, codebooks: Codebooks | None, *, narrow: bool = True) -> None:
+    def __init__(
+        self, path: Path, manifest: Manifest, codebooks: Codebooks | None, *, narrow: bool = True, integers: bool = True
+    ) -> None:  # fmt: skip
         model, self.sha256 = read_onnx(path)
         self.path = str(path)
         self._model = prepare(model)
@@ -56,6 +60,8 @@ class ReferenceModel:
         for row in narrowed_layers(manifest) if narrow else ():
             _narrow(self._model.graph, nodes[row.name], self.layers[row.name], row.table_bits)
         self.layer_inputs = {name: nodes[name].input[0] for name in self.layers if name in nodes}
+        self.integers = annotate_integers(self._model, remainder_layers(manifest), self.path) if integers else {}
+        self.layer_inputs |= {name: layer.input for name, layer in self.integers.items()}
         self.outputs = [value.name for value in self._model.graph.output]
         self._runner: OnnxRunner | None = None
         self._nudged: list[OnnxRunner] | None = None
@@ -82,6 +88,11 @@ class ReferenceModel:
 def narrowed_layers(manifest: Manifest) -> list[LayerRow]:
     """The layers whose int8 tables have fewer bits in the artifact than in the model."""
     return [row for row in manifest.layers if row.table_error]
+
+
+def remainder_layers(manifest: Manifest) -> list[LayerRow]:
+    """The layers that are float in the model and integer in the artifact."""
+    return [row for row in manifest.layers if row.kind == "integer" and row.inv_scale]
 
 
 def _narrow(graph: onnx.GraphProto, node: onnx.NodeProto, layer: LUTLayer, bits: int) -> None:
@@ -156,8 +167,9 @@ def _without_tables(path: str, missing: list[str], codebooks: Codebooks | None) 
 
 
 def _decides(node: onnx.NodeProto) -> bool:
-    """Whether the node turns its float input into codes."""
-    return node.domain == LUTC_DOMAIN and node.op_type in ("LUTDense", "LUTConv2d", "LUTQuantize")
+    """Whether the node turns its float input into codes or levels."""
+    lut = node.domain == LUTC_DOMAIN and node.op_type in ("LUTDense", "LUTConv2d", "LUTQuantize")
+    return lut or node.name.endswith(STEPS)
 
 
 def _nudged(model: onnx.ModelProto, sign: int) -> onnx.ModelProto:

@@ -11,17 +11,17 @@ from lutc.report.base import Column, Report
 
 @dataclass(frozen=True)
 class VerifyRow:
-    """One output of the model, or the codes of one lookup-table layer.
+    """One output of the model, the codes of one lookup-table layer, or the sums of one layer of an int8 remainder.
 
     Parameters
     ----------
-    kind : "output" or "codes".
+    kind : "output", "codes" or "sums".
     encoder : "l2" or "tree" (codes only).
-    compared : values, or codes, compared.
+    compared : values, codes or sums compared.
     max_abs_error, max_rel_error : largest difference, and that over the output's largest magnitude (outputs only).
     tolerance : largest allowed max_rel_error.
     runs_apart, apart_allowed : runs whose error is above 1e-4, and how many may be (outputs only).
-    flips : codes that differ although one centroid is clearly nearer.
+    flips : codes that differ although one centroid is clearly nearer, or sums that differ.
     near_ties : codes that differ where two centroids are equally near up to rounding; allowed.
     """
 

@@ -57,6 +57,11 @@ def test_tables_and_integers_side_by_side(folder: Path) -> None:
     assert -160 < stem.input_low < -90 and stem.inv_scale == pytest.approx(1 / (np.ptp(IMAGES) / 255), rel=0.7)
     assert stem.input_mean == pytest.approx(IMAGES.mean(), abs=0.1)  # of a sample, with the border
 
+    report = lutc.verify(mixed.path, codebooks=books)
+    assert report.passed, str(report)
+    assert {row.name: row.kind for row in report.rows} == {"y": "output", "stem": "sums", "conv1": "codes"}
+    assert report.rows[-1].compared > 0 and "1 float layer is computed in int8" in str(report)
+
 
 def test_the_same_inputs_give_the_same_artifact(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")

@@ -44,6 +44,12 @@ class UniformLevels:
             x = np.where(short, np.nextafter(x, np.float32(np.inf)), x)
         return x
 
+    def constants(self) -> tuple[np.ndarray, np.ndarray]:
+        """Thresholds and values as `R.lut.levels` takes them."""
+        dtypes = ("uint8", 0, 255), ("int8", -128, 127), ("int16", -32768, 32767)
+        dtype = next(name for name, least, most in dtypes if least <= self.low and self.high <= most)
+        return self.thresholds(), self.values().astype(dtype)
+
 
 def fit_uniform(low: float, high: float, samples: np.ndarray, count: int) -> UniformLevels:
     """`count` levels for values in low..high, and 0, with the range that keeps the squared error of `samples` least."""
@@ -73,3 +79,11 @@ def quantize_weight(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scale = np.where(flat > 0, flat / 127, 1.0)
     along = scale.reshape(-1, *[1] * (weight.ndim - 1))
     return np.clip(np.rint(weight / along), -127, 127).astype(np.int8), scale
+
+
+def integer_layer(weight: np.ndarray, levels: UniformLevels, mean: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(int8 weight, scale float64 [M], bias float64 [M]) of a layer ``scale * sum + bias``; `mean` is of its inputs."""
+    integers, weight_scale = quantize_weight(weight)
+    axes = tuple(range(1, weight.ndim))
+    lost = weight.astype(np.float64).sum(axes) - weight_scale * integers.astype(np.int64).sum(axes)
+    return integers, weight_scale * levels.scale, mean * lost

@@ -11,7 +11,7 @@ import tvm
 from tvm import relax
 
 from tvm_ext import op as lut
-from tvm_ext.compute.uniform_levels import UniformLevels, fit_uniform, quantize_weight
+from tvm_ext.compute.uniform_levels import UniformLevels, fit_uniform, integer_layer
 from tvm_ext.op._register import int_tuple
 from tvm_ext.transform._rewrite import add_layer_rows, array, has_static_shape, is_constant, layer_name, rewrite_module
 
@@ -90,14 +90,6 @@ class QuantizeRemainder:
         return add_layer_rows(rewrite_module(mod, rewrite), rows)
 
 
-def integer_layer(weight: np.ndarray, levels: UniformLevels, mean: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(int8 weight, scale float64 [M], bias float64 [M]) of a layer ``scale * sum + bias``; `mean` is of its inputs."""
-    integers, weight_scale = quantize_weight(weight)
-    axes = tuple(range(1, weight.ndim))
-    lost = weight.astype(np.float64).sum(axes) - weight_scale * integers.astype(np.int64).sum(axes)
-    return integers, weight_scale * levels.scale, mean * lost
-
-
 def _constant_weight(rewriter, call: relax.Call) -> np.ndarray | None:
     """[M, channels, kh, kw] of a conv, or [M, D] of a matmul with a constant matrix."""
     if call.op == _CONV2D:
@@ -151,11 +143,7 @@ def _quantized(
     x = call.args[0]
     key = ("uniform", x, levels)
     if key not in rewriter.memo:  # layers that read one tensor alike share its levels
-        values = levels.values()
-        dtype = "uint8" if levels.low >= 0 else "int8" if levels.high <= 127 and levels.low >= -128 else "int16"
-        rewriter.memo[key] = rewriter.builder_.emit(
-            lut.levels(x, relax.const(levels.thresholds()), relax.const(values.astype(dtype)), layer=name)
-        )
+        rewriter.memo[key] = rewriter.builder_.emit(lut.levels(x, *map(relax.const, levels.constants()), layer=name))
     args = [rewriter.memo[key], *map(relax.const, (integers, scale.astype(np.float32), bias.astype(np.float32)))]
     rows.append({
         "name": name, "op": _op_name(call), "kind": "integer", "reason": "", "outputs": len(weight),

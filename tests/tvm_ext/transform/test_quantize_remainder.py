@@ -12,9 +12,8 @@ from tvm import relax
 from tests.execute import execute, skip_unless_runnable
 from tests.tvm_ext.targets import TARGETS
 from tvm_ext import pipeline
-from tvm_ext.compute.uniform_levels import UniformLevels, fit_uniform, quantize_weight
+from tvm_ext.compute.uniform_levels import UniformLevels, fit_uniform, integer_layer, quantize_weight
 from tvm_ext.transform import QuantizeRemainder, expose_inputs, layer_rows, remainder_layers
-from tvm_ext.transform.quantize_remainder import integer_layer
 
 F = np.float32
 
