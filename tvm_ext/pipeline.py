@@ -54,6 +54,7 @@ def legalize_passes(target: Target) -> list[tvm.transform.Pass]:
     return [
         *cpu.library_dispatch_passes(target),
         t.ConvertConvLayout(),
+        relax.transform.EliminateCommonSubexpr(),  # one transpose for all who read it channels first
         t.FoldPermutedConstants(),
         relax.transform.FoldConstant(),
         t.LegalizeFloat(),

@@ -7,10 +7,11 @@ from tvm_ext.schedule.fallback import Fallback
 from tvm_ext.schedule.gemv import EncodeFewRows, EncodeRowwise, LookupGather
 from tvm_ext.schedule.lookup import LookupShuffle
 from tvm_ext.schedule.reduction import LaneReduction, RowReduction
+from tvm_ext.schedule.transpose import Transpose
 from tvm_ext.schedule.tree import EncodeTree
 
 LUT_RULES = (LookupShuffle, EncodeTiled, LookupGather, EncodeFewRows, EncodeRowwise, EncodeTree)
-FLOAT_RULES = (Contraction, RowReduction, LaneReduction, Elementwise, Fallback)
+FLOAT_RULES = (Contraction, RowReduction, LaneReduction, Transpose, Elementwise, Fallback)
 RULES = (*LUT_RULES, *FLOAT_RULES)
 """In the order they are asked; the last one takes everything."""
 
@@ -29,4 +30,5 @@ __all__ = [
     "LookupGather",
     "LookupShuffle",
     "RowReduction",
+    "Transpose",
 ]

@@ -31,7 +31,10 @@ class LegalizeFloat:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         own = {"relax.matmul": _matmul, "relax.nn.conv2d": _conv2d, "relax.nn.layer_norm": _layer_norm}
-        return relax.transform.LegalizeOps({name: _or_default(function) for name, function in own.items()})(mod)
+        customized: dict[str, Callable] = {name: _or_default(function) for name, function in own.items()}
+        customized["relax.permute_dims"] = lambda _bb, call: call  # convolutions look for those before them
+        mod = relax.transform.LegalizeOps(customized)(mod)
+        return relax.transform.LegalizeOps()(relax.transform.DeadCodeElimination()(mod))
 
 
 def _or_default(legalize: Callable) -> Callable:

@@ -12,10 +12,12 @@ import tvm
 from torch.nn import functional as F
 from tvm import relax
 from tvm.relax import op
+from tvm.target import Target
 
 from tests.execute import execute
 from tests.tvm_ext.targets import TARGETS
 from tvm_ext import pipeline
+from tvm_ext.schedule import RowReduction, Transpose
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,9 @@ CASES = [
     _map((17, 50), lambda v: op.sum(v), lambda v: v.sum(), "sum of all"),
     _map((2, 33, 47), lambda v: op.permute_dims(v, [0, 2, 1]), lambda v: v.transpose(1, 2), "transpose"),
     _map((3, 4, 5, 16), lambda v: op.permute_dims(v, [0, 2, 1, 3]), lambda v: v.transpose(1, 2), "transpose of lines"),
+    _map((2, 7, 9, 21), lambda v: op.permute_dims(v, [0, 3, 1, 2]), lambda v: v.permute(0, 3, 1, 2), "channels first"),
+    _map((2, 19, 40), lambda v: op.permute_dims(op.reshape(v, (2, 19, 5, 8)), [0, 2, 3, 1]),
+         lambda v: v.reshape(2, 19, 5, 8).permute(0, 2, 3, 1), "heads"),
     _map((6, 10), lambda v: op.reshape(op.permute_dims(v), (4, 15)), lambda v: v.T.reshape(4, 15), "reshape"),
     _map((4, 30), lambda v: op.concat([v, op.negative(v)], 1), lambda v: torch.cat([v, -v], 1), "concat"),
     _map((8, 9), lambda v: op.strided_slice(v, [0, 1], [1, 2], [7, 8], [2, 1]), lambda v: v[1:7:2, 2:8], "slice"),
@@ -184,6 +189,27 @@ def test_every_kernel_is_scheduled_and_equals_float64(isa: str) -> None:
         if not error < 2e-5:
             wrong[case.name] = error
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("rule", "case"),
+    [
+        (RowReduction, _norm((2, 9, 64), 1)),
+        (RowReduction, _map((2, 3, 5, 128), lambda v: op.nn.softmax(v), torch.clone, "softmax")),
+        (RowReduction, _map((2, 20, 7, 7), lambda v: op.mean(v, [2, 3]), torch.clone, "mean")),
+        (Transpose, _map((1, 14, 14, 64), lambda v: op.permute_dims(v, [0, 3, 1, 2]), torch.clone, "channels first")),
+        (Transpose, _map((1, 8, 48), lambda v: op.permute_dims(op.reshape(v, (1, 8, 6, 8)), [0, 2, 3, 1]),
+                         torch.clone, "heads")),
+    ],
+    ids=lambda value: getattr(value, "name", getattr(value, "__name__", "")),
+)  # fmt: skip
+def test_rules_take_what_they_are_for(rule: type, case: Case) -> None:
+    """Another rule would give the same values, slower."""
+    target = Target(TARGETS["avx512"])
+    with target, tvm.transform.PassContext(opt_level=3):
+        legal = tvm.transform.Sequential(pipeline.legalize_passes(target))(_module([case]))
+    (func,) = (func for _, func in legal.functions_items() if isinstance(func, tvm.tirx.PrimFunc))
+    assert rule().apply(func, target, False) is not None
 
 
 def _unscheduled(mod: tvm.IRModule) -> set[str]:
