@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import importlib.metadata
-import logging
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lutc.artifact.manifest import LayerRow, Manifest, Source, TargetInfo
-from lutc.artifact.store import CONSTANTS_NAME, LIBRARY_NAME, Artifact, check_output, write_artifact
+from lutc.artifact.store import Artifact, check_output, write_artifact
 from lutc.errors import LoweringError
 from lutc.importers.names import did_you_mean
 from lutc.linker import Linker, find_linker
+from lutc.program import AUTO, Program, build_shapes
 from lutc.targets import Target, parse_target
+from lutc.trace import Progress, Trace, instruments, log_progress, pass_times
 
 if TYPE_CHECKING:
     from lutc.calibrate.data import SampleData
@@ -27,26 +25,7 @@ if TYPE_CHECKING:
     from lutc.model import Model
 
 EMIT = ("so", "asm", "ir")
-AUTO = "auto"
 _LIFT_ABOVE = 8 << 20  # bytes of constants from which on they are stored beside the code: linking stays fast and small
-_log = logging.getLogger(__name__)
-
-Progress = Callable[[str, str, float], None]
-
-
-@dataclass
-class _Trace:
-    """What `--time-passes` and `--dump-ir` ask for, and the phases' messages."""
-
-    progress: Progress
-    instruments: list[Any] = field(default_factory=list)
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[list[str]]:
-        """Times a phase; the caller appends the pieces of its message."""
-        start, message = time.perf_counter(), []
-        yield message
-        self.progress(name, "  ".join(message), time.perf_counter() - start)
 
 
 def compile(
@@ -54,7 +33,8 @@ def compile(
     codebooks: Codebooks | str | os.PathLike[str] | None = None, database: str | os.PathLike[str] | None = None,
     keep_float: Sequence[str] = (), remainder: str = "float32", calibration: Any = None,
     exact: bool = False, linker: str | None = None,
-    input_shapes: Mapping[str, Sequence[int]] | None = None, emit: Sequence[str] = ("so",),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    dynamic: Mapping[str, str | Sequence[int]] | None = None, emit: Sequence[str] = ("so",),
     dump_ir: str | os.PathLike[str] | None = None, time_passes: bool = False,
     overwrite: bool = False, progress: Progress | None = None,
 ) -> Artifact:  # fmt: skip
@@ -73,6 +53,8 @@ def compile(
     calibration : inputs for an int8 remainder: {input name: array [samples, ...]}, one array, or an .npz or .npy file.
     linker : None for the first that works, "zig", or a compiler's name.
     input_shapes : input name -> sizes, where the model leaves a dimension open.
+    dynamic : name of an open dimension -> its sizes at a run, e.g. ``{"batch": "1..8", "sequence": "1..128"}`` (see
+        `lutc.importers.dynamic.import_dynamic`); the model must be a file, a ModelProto or an ExportedProgram then.
     emit : "so" and also "asm" (model.s), "ir" (model.ir, the scheduled module as TVMScript), stored in the artifact.
     exact : round nothing for speed. Else levels of quantized layers that are no multiples of one number are rounded to
         8 bits, and int8 tables to 7 or 6 for the AArch64 cores that read such faster; layer rows tell the error.
@@ -96,18 +78,31 @@ def compile(
     from lutc.calibrate.remainder import check_remainder, load_calibration
 
     check_remainder(remainder, calibration)
-    trace = _Trace(progress or _log_progress, _instruments(dump_ir, time_passes))
+    trace = Trace(progress or log_progress, instruments(dump_ir, time_passes))
 
-    imported = _import(model, codebooks, input_shapes, trace)
-    data = load_calibration(imported, calibration) if remainder == "int8" else None
-    folder = Path(output) if output is not None else Path(f"{_stem(imported)}-{goal.name}.lutc")
+    if dynamic and remainder == "int8":
+        raise _dynamic_remainder()
+
+    keep_text = "ir" in emit
+
+    def build(imported: Model, inner: Trace, keep: Sequence[str], exact: bool) -> Any:
+        return _build(imported, goal, keep, exact, None, inner, lift_above=0, keep_text=keep_text)
+
+    if dynamic:
+        program = build_shapes(model, dynamic, codebooks, input_shapes, goal, keep_float, exact, trace, build)
+    else:
+        imported = _import(model, codebooks, input_shapes, trace)
+        data = load_calibration(imported, calibration) if remainder == "int8" else None
+        built = _build(imported, goal, keep_float, exact, data, trace, lift_above=_LIFT_ABOVE, keep_text=keep_text)
+        program = Program()
+        program.add(imported, built, {})
+    folder = Path(output) if output is not None else Path(f"{_stem(program.model)}-{goal.name}.lutc")
     check_output(folder, overwrite=overwrite)
-    built = _build(imported, goal, keep_float, exact, data, trace, keep_text="ir" in emit)
-    manifest = _manifest(imported, goal, folder, built, chosen_linker)
+    manifest = _manifest(program, goal, folder, chosen_linker)
     with trace.phase("link") as message:
         message.append(chosen_linker.name)
-        artifact = write_artifact(folder, manifest, _payload(built, chosen_linker, emit), overwrite=overwrite)
-    for name, seconds in _pass_times(trace.instruments):
+        artifact = write_artifact(folder, manifest, program.payload(chosen_linker, emit), overwrite=overwrite)
+    for name, seconds in pass_times(trace.instruments):
         trace.progress("pass", name, seconds)
     return artifact
 
@@ -126,7 +121,15 @@ def _check_options(emit: Sequence[str], database: object) -> None:
         )  # fmt: skip
 
 
-def _import(model: Any, codebooks: Any, input_shapes: Any, trace: _Trace) -> Model:
+def _dynamic_remainder() -> LoweringError:
+    return LoweringError(
+        "cannot combine dynamic sizes with an int8 remainder", where="--dynamic, --remainder int8",
+        reason="scales are fitted to inputs of one shape, and every shape would get others",
+        fix="leave --remainder out, or compile an artifact for each shape",
+    )  # fmt: skip
+
+
+def _import(model: Any, codebooks: Any, input_shapes: Any, trace: Trace) -> Model:
     from lutc.importers import import_model
     from lutc.model import Model
 
@@ -138,9 +141,9 @@ def _import(model: Any, codebooks: Any, input_shapes: Any, trace: _Trace) -> Mod
 
 
 def _build(
-    model: Model, goal: Target, keep_float: Sequence[str], exact: bool, data: SampleData | None, trace: _Trace,
-    keep_text: bool,
-):  # fmt: skip
+    model: Model, goal: Target, keep_float: Sequence[str], exact: bool, data: SampleData | None, trace: Trace,
+    *, lift_above: int, keep_text: bool,
+) -> Any:  # fmt: skip
     """The tvm_ext pipeline, phase by phase."""
     from lutc.calibrate.remainder import quantize_remainder
     from lutc.cost_model.estimate import slower_as_int8, slower_as_tables
@@ -177,7 +180,7 @@ def _build(
             bits = min(row["table_bits"] for row in narrow)
             message.append(f"({len(narrow)} of {bits} bits: off by {error:.1%} at most)")
     with trace.phase("codegen") as message:
-        built = pipeline.codegen(scheduled, llvm, trace.instruments, lift_above=_LIFT_ABOVE, keep_text=keep_text)
+        built = pipeline.codegen(scheduled, llvm, trace.instruments, lift_above=lift_above, keep_text=keep_text)
         message.append(" ".join([goal.triple, goal.cpu, *goal.attrs]))
     order = {name: index for index, name in enumerate(layers)}
     built.layers.sort(key=lambda row: order.get(row["name"], len(order)))
@@ -235,43 +238,8 @@ def _check_rows(rows: list[dict], model: Model) -> None:
         )  # fmt: skip
 
 
-def _instruments(dump_ir: str | os.PathLike[str] | None, time_passes: bool) -> list[Any]:
-    if dump_ir is None and not time_passes:
-        return []
-    from tvm.ir.instrument import DumpIR
-
-    from tvm_ext.instruments import PassTimer
-
-    chosen: list[Any] = []
-    if dump_ir is not None:
-        Path(dump_ir).mkdir(parents=True, exist_ok=True)
-        chosen.append(DumpIR(Path(dump_ir), refresh=True))
-    return [*chosen, *([PassTimer()] if time_passes else [])]
-
-
-def _pass_times(instruments: Sequence[Any]) -> list[tuple[str, float]]:
-    return [row for instrument in instruments if hasattr(instrument, "rows") for row in instrument.rows]
-
-
-def _payload(built: Any, linker: Linker, emit: Sequence[str]) -> Callable[[Path], None]:
-    def write(folder: Path) -> None:
-        built.executable.export_library(str(folder / LIBRARY_NAME), fcompile=linker.fcompile())
-        if built.constants:
-            import numpy as np
-
-            from lutc.artifact.constants import write_constants
-
-            values = {f"constant_{i:04d}": np.from_dlpack(tensor) for i, tensor in enumerate(built.constants)}
-            write_constants(folder / CONSTANTS_NAME, values)
-        if "asm" in emit:
-            (folder / "model.s").write_text(built.executable.mod.imports[0].inspect_source("asm"), encoding="utf-8")
-        if "ir" in emit:
-            (folder / "model.ir").write_text(built.scheduled, encoding="utf-8")
-
-    return write
-
-
-def _manifest(model: Model, goal: Target, folder: Path, built: Any, linker: Linker) -> Manifest:
+def _manifest(program: Program, goal: Target, folder: Path, linker: Linker) -> Manifest:
+    model, codes = program.model, [code for code, _ in program.codes]
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     return Manifest(
         name=folder.name.removesuffix(".lutc"),
@@ -283,9 +251,11 @@ def _manifest(model: Model, goal: Target, folder: Path, built: Any, linker: Link
         ),
         inputs=list(model.inputs),
         outputs=list(model.outputs),
-        layers=[_layer(row) for row in built.layers],
+        layers=[_layer(row) for row in program.built.layers],
         linker=linker.name,
-        constants=[f"constant_{i:04d}" for i in range(len(built.constants))],
+        constants=codes[0].constants,
+        dimensions=list(program.dimensions),
+        shapes=codes if program.dimensions else [],
         created=datetime.fromtimestamp(int(epoch), timezone.utc).isoformat() if epoch else None,
     )  # fmt: skip
 
@@ -296,7 +266,3 @@ def _layer(row: Mapping[str, Any]) -> LayerRow:
 
 def _stem(model: Model) -> str:
     return Path(model.source).stem or "model"
-
-
-def _log_progress(phase: str, message: str, seconds: float) -> None:
-    _log.info("%s %s %.1f s", phase, message, seconds)

@@ -13,15 +13,58 @@ FORMAT_VERSION = 1
 """Raised by one when an older lutc could misread the artifact."""
 
 
-class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A model input or output: its name, numpy dtype name, and shape."""
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A model input or output: its name, numpy dtype name, and shape.
+
+    dims : the name of each axis's dimension, "" where its size is fixed; empty without `Dimension`s. With them `shape`
+        has the largest sizes that there is code for.
+    """
 
     name: str
     dtype: str
     shape: list[int]
+    dims: list[str] = []
 
     def __str__(self) -> str:
-        return f"{self.name} {self.dtype}[{','.join(map(str, self.shape))}]"
+        return f"{self.name} {self.dtype}[{','.join(map(str, self.sizes))}]"
+
+    @property
+    def sizes(self) -> list[int | str]:
+        """The size of each axis, or the name of its dimension."""
+        return [name or size for name, size in zip(self.dims or [""] * len(self.shape), self.shape, strict=True)]
+
+
+class Dimension(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A size that is chosen at each run.
+
+    Parameters
+    ----------
+    lowest, highest : what it may be.
+    sizes : what there is code for, ascending.
+    handling : of other sizes: "split" into runs of these (entries are independent of each other), "pad" to the next
+        (the code masks the padding), or "exact": there are none.
+    """
+
+    name: str
+    lowest: int
+    highest: int
+    sizes: list[int]
+    handling: Literal["split", "pad", "exact"]
+
+    def __str__(self) -> str:
+        sizes = ", ".join(map(str, self.sizes))
+        if self.handling == "exact":
+            return f"{self.name} {sizes}"
+        how = "runs" if self.handling == "split" else "padded to"
+        return f"{self.name} {self.lowest}..{self.highest} ({how} {'of ' * (self.handling == 'split')}{sizes})"
+
+
+class ShapeCode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The code for one size of every dimension: its library, and the constants that its main() takes last."""
+
+    sizes: dict[str, int]
+    library: str
+    constants: list[str]
 
 
 class LayerRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,7 +136,10 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """See the fields; `constants` names the tensors of constants.safetensors in the order main() takes them."""
+    """See the fields; `constants` names the tensors of constants.safetensors in the order main() takes them.
+
+    With `dimensions`, `shapes` lists the code for every combination of their sizes; the first and largest is model.so.
+    """
 
     format_version: int = FORMAT_VERSION
     name: str
@@ -106,6 +152,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     files: dict[str, str] = {}
     linker: str = ""
     constants: list[str] = []
+    dimensions: list[Dimension] = []
+    shapes: list[ShapeCode] = []
     created: str | None = None
 
 

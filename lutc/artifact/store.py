@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import hashlib
+import itertools
 import os
 import shutil
 import tempfile
@@ -164,7 +165,30 @@ def read_artifact(path: str | Path, *, check: bool = True) -> Artifact:
         _check_file(folder, name, digest if check else None)
     if LIBRARY_NAME not in manifest.files:
         raise _read_error(folder / MANIFEST_NAME, f"it lists no {LIBRARY_NAME}", _RECOMPILE)
+    problem = _shapes_problem(manifest)
+    if problem:
+        raise _read_error(folder / MANIFEST_NAME, problem, _RECOMPILE)
     return Artifact(folder, manifest)
+
+
+def _shapes_problem(manifest: Manifest) -> str | None:
+    """What is wrong with the dimensions and the code for their sizes."""
+    names = [dimension.name for dimension in manifest.dimensions]
+    inputs = {name for spec in manifest.inputs for name in spec.dims if name}
+    outputs = {name for spec in manifest.outputs for name in spec.dims if name}
+    if inputs != set(names) or not outputs <= inputs:
+        return "its tensors have other dimensions than it lists"
+    if any(spec.dims and len(spec.dims) != len(spec.shape) for spec in (*manifest.inputs, *manifest.outputs)):
+        return "a tensor has another number of dimensions than of sizes"
+    for d in manifest.dimensions:
+        positive = 1 <= d.lowest <= d.highest and min(d.sizes, default=0) >= 1 and d.sizes == sorted(d.sizes)
+        if not positive or (d.handling == "pad" and d.sizes[-1] < d.highest):
+            return "the sizes of a dimension make no sense"
+    wanted = set(itertools.product(*(d.sizes for d in manifest.dimensions))) if names else set()
+    if {tuple(code.sizes.get(name, 0) for name in names) for code in manifest.shapes} != wanted:
+        return "it does not list the code for all sizes"
+    missing = [code.library for code in manifest.shapes if code.library not in manifest.files]
+    return f"it lists no {missing[0]}" if missing else None
 
 
 def _check_folder(folder: Path) -> None:

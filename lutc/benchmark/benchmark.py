@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lutc.artifact.manifest import TensorSpec
 from lutc.artifact.store import Artifact, read_artifact
 from lutc.benchmark.baselines import PACKAGES, baseline_run, check_baselines, quantize_int8
 from lutc.benchmark.machine import cpu_name, version
@@ -16,6 +17,7 @@ from lutc.benchmark.protocol import Timing, pinned, time_in_turns
 from lutc.errors import VerifyError
 from lutc.inputs import random_inputs
 from lutc.report.base import Column, Report
+from lutc.runtime.sizes import specs_at
 from lutc.targets import check_runs_here
 
 _SAMPLES = 8
@@ -60,6 +62,7 @@ def benchmark(
     *,
     baselines: Sequence[str] = ("onnxruntime",),
     float_model: str | Path | None = None,
+    sizes: Mapping[str, int] | None = None,
     repeat: int = 100,
     threads: int = 1,
 ) -> BenchmarkReport:
@@ -72,6 +75,7 @@ def benchmark(
         per-channel int8 copy of it, calibrated on random inputs: its speed is right, its accuracy is not looked at;
         "openvino-int8" the same copy.
     float_model : .onnx file the baselines run; without it only the artifact is timed.
+    sizes : of an artifact with dimensions; others are as large as there is code for.
     repeat : timed runs of each, in turns of 10.
 
     Raises
@@ -83,12 +87,13 @@ def benchmark(
     check_runs_here(artifact.manifest.target)
     chosen = tuple(baselines) if float_model is not None else ()
     check_baselines(chosen)
+    specs = specs_at(artifact.manifest, sizes)
     with ExitStack() as stack:
         cpus = stack.enter_context(pinned(threads))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lutc-bench-")))
-        models = {name: _model_of(name, Path(float_model or ""), artifact, folder) for name in chosen}
-        calls = {"lutc": _artifact_call(artifact, threads)}
-        inputs = random_inputs(artifact.manifest.inputs)
+        models = {name: _model_of(name, Path(float_model or ""), specs, folder) for name in chosen}
+        calls = {"lutc": _artifact_call(artifact, specs, threads)}
+        inputs = random_inputs(specs)
         calls |= {name: baseline_run(name, model, inputs, threads) for name, model in models.items()}
         timings = time_in_turns(calls, repeat=repeat)
         sizes = {name: model.stat().st_size for name, model in models.items()}
@@ -97,15 +102,15 @@ def benchmark(
     return BenchmarkReport(rows, _details(artifact, threads, cpus, repeat, chosen))
 
 
-def _artifact_call(artifact: Artifact, threads: int) -> Callable[[], object]:
+def _artifact_call(artifact: Artifact, specs: Sequence[TensorSpec], threads: int) -> Callable[[], object]:
     from lutc.runtime.session import load
 
     session = load(artifact.path, threads=threads)
-    inputs = random_inputs(artifact.manifest.inputs)
+    inputs = random_inputs(specs)
     return lambda: session.run(inputs)
 
 
-def _model_of(name: str, model: Path, artifact: Artifact, folder: Path) -> Path:
+def _model_of(name: str, model: Path, specs: Sequence[TensorSpec], folder: Path) -> Path:
     if not name.endswith("-int8"):
         return model
     if _is_annotated(model):
@@ -115,7 +120,7 @@ def _model_of(name: str, model: Path, artifact: Artifact, folder: Path) -> Path:
             reason="its layers are lookup tables already",
             fix="give the float model it was made from, or --baseline onnxruntime",
         )
-    samples = [random_inputs(artifact.manifest.inputs, seed) for seed in range(_SAMPLES)]
+    samples = [random_inputs(specs, seed) for seed in range(_SAMPLES)]
     return quantize_int8(model, samples, folder)
 
 

@@ -17,10 +17,11 @@ def kernel_arguments(
     import tvm
     from tvm.runtime.vm import VirtualMachine
 
-    from lutc.runtime.inputs import check_inputs
+    from lutc.runtime.pieces import plan
     from lutc.runtime.session import load_constants
 
-    arrays = [*check_inputs(dict(inputs), artifact.manifest.inputs, str(artifact.path)), *load_constants(artifact)]
+    piece, constants = plan(dict(inputs), artifact.manifest, str(artifact.path)).pieces[0], load_constants(artifact)
+    arrays = [*piece.arrays, *(constants[name] for name in piece.constants)]
     found: dict[str, tuple[tuple[tuple[int, ...], str], ...]] = {}
 
     def watch(_function: Any, name: str, before: bool, _result: Any, *arguments: Any) -> int:
@@ -30,7 +31,8 @@ def kernel_arguments(
 
     with tempfile.TemporaryDirectory(prefix="lutc-profile-") as scratch:
         # by a path of its own: the loader would hand out old code of an artifact that was compiled again
-        machine = VirtualMachine(tvm.runtime.load_module(shutil.copy(artifact.library, scratch)), tvm.cpu())
+        library = shutil.copy(artifact.path / piece.library, scratch)
+        machine = VirtualMachine(tvm.runtime.load_module(library), tvm.cpu())
     machine.set_instrument(watch)
     machine["main"](*map(tvm.runtime.tensor, arrays))
     return found

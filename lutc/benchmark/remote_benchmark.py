@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 
 from lutc.artifact.store import read_artifact
 from lutc.benchmark.benchmark import BenchmarkReport, artifact_row
 from lutc.benchmark.protocol import Timing
 from lutc.inputs import random_inputs
+from lutc.runtime.sizes import specs_at
 
 
 def benchmark_remote(
-    subject: str | Path, address: str, *, repeat: int = 100, threads: int = 1, timeout: float = 600.0
-) -> BenchmarkReport:
+    subject: str | Path, address: str, *, sizes: Mapping[str, int] | None = None, repeat: int = 100, threads: int = 1,
+    timeout: float = 600.0,
+) -> BenchmarkReport:  # fmt: skip
     """Time an artifact on random inputs on the machine at `address` ("HOST:PORT"), without the network.
 
     Each of `repeat` runs is timed there by TVM, after a first one. Raises what `lutc.runtime.remote.RemoteSession`
@@ -23,7 +26,7 @@ def benchmark_remote(
 
     artifact = read_artifact(subject)
     with RemoteSession(artifact.path, address, threads=threads, timeout=timeout) as session:
-        seconds = session.time(random_inputs(artifact.manifest.inputs), repeat=repeat)
+        seconds = session.time(random_inputs(specs_at(artifact.manifest, sizes)), repeat=repeat)
         machine = session.device.info.get("machine", "")
     timing = Timing(1e6 * min(seconds), 1e6 * statistics.median(seconds), len(seconds))
     details = {

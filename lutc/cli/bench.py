@@ -17,6 +17,7 @@ from lutc.cli.options import (
     json_option,
     remote_option,
     show_report,
+    size_option,
     threads_option,
     verbosity_options,
 )
@@ -52,6 +53,7 @@ _OF_MODELS = ("onnxruntime", "onnxruntime-int8")
               help="Engine to compare with; may be repeated.  [default: all; artifact: the first two]")  # fmt: skip
 @click.option("--repeat", type=click.IntRange(1), default=100, metavar="N", help="Timed runs of each.  [default: 100]")
 @threads_option
+@size_option
 @remote_option
 @click.option("--html", type=PATH, metavar="FILE", help="Also write the report as a web page.")
 @json_option
@@ -70,6 +72,7 @@ def bench_command(
     baselines: tuple[str, ...],
     repeat: int,
     threads: int,
+    sizes: dict[str, int],
     remote: str | None,
     html: Path | None,
     json_path: str | None,
@@ -100,19 +103,21 @@ def bench_command(
         raise click.UsageError("--target is for --suite and --op: an artifact has its target")
     if remote is not None and (artifact is None or against is not None or baselines):
         raise click.UsageError("--remote times ARTIFACT there, and nothing else: no operators, no other engines")
+    if sizes and (artifact is None or networks):
+        raise click.UsageError("--size is for an artifact with dimensions")
     if simulate and suite == "quantizers":
         raise click.UsageError("--simulate prices lookup tables: give --suite operators or --op")
     if simulate and (artifact is not None or target is None or baselines or threads > 1):
         raise click.UsageError("--simulate prices --suite or --op for a --target on one thread, without --baseline")
     _use_threads(threads)  # before anything loads TVM
     if artifact is not None and remote is not None:
-        report = _remote(artifact, remote, repeat, threads, _outputs(html, json_path))
+        report = _remote(artifact, remote, sizes, repeat, threads, _outputs(html, json_path))
     elif networks and artifact is not None:
         report = _networks(artifact, baselines, target or "native", repeat, threads, _outputs(html, json_path))
     elif suite == "quantizers":
         report = _quantizers(baselines, target or "native", repeat, threads, _outputs(html, json_path))
     elif artifact is not None:
-        report = _artifact(artifact, against, baselines, repeat, threads, _outputs(html, json_path))
+        report = _artifact(artifact, against, baselines, sizes, repeat, threads, _outputs(html, json_path))
     else:
         chosen, check = _operators(operator, k, v, encoder, encode), _outputs(html, json_path)
         if simulate:
@@ -145,7 +150,7 @@ def _outputs(html: Path | None, json_path: str | None) -> Callable[[], None]:
 
 
 def _artifact(
-    artifact: Path, against: Path | None, baselines: tuple[str, ...], repeat: int, threads: int,
+    artifact: Path, against: Path | None, baselines: tuple[str, ...], sizes: dict[str, int], repeat: int, threads: int,
     check_outputs: Callable[[], None],
 ) -> Report:  # fmt: skip
     from lutc.artifact.store import read_artifact
@@ -161,7 +166,7 @@ def _artifact(
     from lutc.benchmark import benchmark
 
     chosen = baselines or (_OF_MODELS if against else ())
-    return benchmark(artifact, baselines=chosen, float_model=against, repeat=repeat, threads=threads)
+    return benchmark(artifact, baselines=chosen, float_model=against, sizes=sizes, repeat=repeat, threads=threads)
 
 
 def _networks(
@@ -181,11 +186,13 @@ def _networks(
         )
 
 
-def _remote(artifact: Path, remote: str, repeat: int, threads: int, check_outputs: Callable[[], None]) -> Report:
+def _remote(
+    artifact: Path, remote: str, sizes: dict[str, int], repeat: int, threads: int, check_outputs: Callable[[], None]
+) -> Report:
     check_outputs()
     from lutc.benchmark.remote_benchmark import benchmark_remote
 
-    return benchmark_remote(artifact, remote, repeat=repeat, threads=threads)
+    return benchmark_remote(artifact, remote, sizes=sizes, repeat=repeat, threads=threads)
 
 
 def _operators(

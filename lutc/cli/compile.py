@@ -37,6 +37,16 @@ def _parse_shapes(_ctx: click.Context, _param: click.Parameter, values: tuple[st
     return shapes
 
 
+def _parse_dynamic(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for value in values:
+        name, separator, sizes = value.partition("=")
+        if not (separator and name and sizes):
+            raise click.BadParameter(f"{value!r} is not NAME=SIZES, for example batch=1..8")
+        found[name] = sizes
+    return found
+
+
 def _parse_emit(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[str, ...]:
     kinds = tuple(dict.fromkeys(value.split(",")))
     for kind in kinds:
@@ -60,6 +70,9 @@ def _parse_emit(_ctx: click.Context, _param: click.Parameter, value: str) -> tup
               help="Inputs that scales of an int8 remainder are fitted to: .npz by input name, or .npy.")  # fmt: skip
 @click.option("--input-shape", "input_shapes", multiple=True, metavar="NAME=SIZES", callback=_parse_shapes,
               help="Sizes of an input with open dimensions, e.g. x=1,3,224,224; may be repeated.")  # fmt: skip
+@click.option("--dynamic", multiple=True, metavar="NAME=SIZES", callback=_parse_dynamic,
+              help="Leave an open dimension to the run: batch=1..8, sequence=1..128, or sequence=16,64 for these sizes "
+              "only; may be repeated.")  # fmt: skip
 @click.option("--emit", default="so", metavar="KINDS", callback=_parse_emit,
               help=f"What to put in the artifact: {','.join(EMIT)}.  [default: so]")  # fmt: skip
 @click.option("--exact", is_flag=True,

@@ -59,6 +59,23 @@ def seed_option(function: F) -> F:
     return click.option("--seed", type=int, default=0, metavar="N", help=text)(function)
 
 
+def size_option(function: F) -> F:
+    text = "Size of a dimension in random inputs, of an artifact compiled with --dynamic; may be repeated."
+    return click.option("--size", "sizes", multiple=True, metavar="NAME=N", callback=_parse_sizes, help=text)(function)
+
+
+def _parse_sizes(ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
+    sizes = {}
+    for value in values:
+        name, separator, size = value.rpartition("=")
+        if not (separator and name and size.isdecimal()):
+            raise click.BadParameter(f"{value!r} is not NAME=N, for example batch=4")
+        sizes[name] = int(size)
+    if sizes and ctx.params.get("input_path") is not None:
+        raise click.UsageError("--size is for random inputs: those of --input have their sizes")
+    return sizes
+
+
 def input_option(function: F) -> F:
     text = "Inputs: an .npz with the inputs' names, or an .npy for a single input."
     return click.option("-i", "--input", "input_path", type=PATH, metavar="FILE", help=text)(function)

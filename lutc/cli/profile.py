@@ -14,6 +14,7 @@ from lutc.cli.options import (
     json_option,
     seed_option,
     show_report,
+    size_option,
     threads_option,
     verbosity_options,
 )
@@ -24,6 +25,7 @@ from lutc.errors import ArtifactError
 @artifact_argument
 @input_option
 @seed_option
+@size_option
 @click.option("--repeat", type=click.IntRange(1), default=100, metavar="N", help="Timed runs.  [default: 100]")
 @threads_option
 @click.option("--html", type=PATH, metavar="FILE", help="Also write the report as a web page.")
@@ -33,6 +35,7 @@ def profile_command(
     artifact: Path,
     input_path: Path | None,
     seed: int,
+    sizes: dict[str, int],
     repeat: int,
     threads: int,
     html: Path | None,
@@ -46,6 +49,7 @@ def profile_command(
     from lutc.artifact.store import read_artifact
     from lutc.files import check_writable
     from lutc.inputs import check_input_file, load_inputs, random_inputs
+    from lutc.runtime.sizes import specs_at
     from lutc.targets import check_runs_here
 
     manifest = read_artifact(artifact, check=False).manifest
@@ -55,7 +59,7 @@ def profile_command(
     if html is not None:
         check_writable(html, ArtifactError)
     check_json_path(json_path)
-    inputs = load_inputs(input_path, manifest.inputs) if input_path else random_inputs(manifest.inputs, seed)
+    inputs = load_inputs(input_path, manifest.inputs) if input_path else random_inputs(specs_at(manifest, sizes), seed)
     from lutc.benchmark.profile import profile
 
     report = profile(artifact, inputs, repeat=repeat, threads=threads)

@@ -18,6 +18,7 @@ from lutc.cli.options import (
     remote_option,
     seed_option,
     show_report,
+    size_option,
     threads_option,
     verbosity_options,
 )
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 @output_option("Write the outputs to this .npz.")
 @overwrite_option
 @seed_option
+@size_option
 @threads_option
 @emulate_option
 @remote_option
@@ -43,6 +45,7 @@ def run_command(
     output: Path | None,
     overwrite: bool,
     seed: int,
+    sizes: dict[str, int],
     threads: int,
     emulate: bool,
     remote: str | None,
@@ -52,13 +55,14 @@ def run_command(
     from lutc.artifact.store import read_artifact
     from lutc.inputs import check_input_file, load_inputs, random_inputs
     from lutc.report.run import run_report
+    from lutc.runtime.sizes import specs_at
 
     manifest = read_artifact(artifact, check=False).manifest
     if input_path is not None:
         check_input_file(input_path)
     _check_output(output, overwrite)
     check_json_path(json_path)
-    inputs = load_inputs(input_path, manifest.inputs) if input_path else random_inputs(manifest.inputs, seed)
+    inputs = load_inputs(input_path, manifest.inputs) if input_path else random_inputs(specs_at(manifest, sizes), seed)
     outputs = _run(artifact, inputs, threads, emulate, remote)
     if output is not None:
         _save(output, outputs)

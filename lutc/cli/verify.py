@@ -17,6 +17,7 @@ from lutc.cli.options import (
     remote_option,
     seed_option,
     show_report,
+    size_option,
     verbosity_options,
 )
 
@@ -30,6 +31,7 @@ from lutc.cli.options import (
 @click.option("--samples", type=click.IntRange(1), default=8, metavar="N",
               help="Random inputs when no --input is given.  [default: 8]")  # fmt: skip
 @seed_option
+@size_option
 @click.option("--per-layer/--no-per-layer", default=True, help="Also compare every lookup-table layer.")
 @emulate_option
 @remote_option
@@ -42,6 +44,7 @@ def verify_command(
     input_path: Path | None,
     samples: int,
     seed: int,
+    sizes: dict[str, int],
     per_layer: bool,
     emulate: bool,
     remote: str | None,
@@ -54,6 +57,7 @@ def verify_command(
     from lutc.artifact.store import read_artifact
     from lutc.files import check_file
     from lutc.inputs import check_input_file, load_inputs
+    from lutc.runtime.sizes import specs_at
     from lutc.targets import check_runs_here
 
     manifest = read_artifact(artifact, check=False).manifest
@@ -66,12 +70,13 @@ def verify_command(
     check_json_path(json_path)
     if not emulate and remote is None:
         check_runs_here(manifest.target)
+    specs_at(manifest, sizes)
     inputs = load_inputs(input_path, manifest.inputs) if input_path else None
     from lutc.verify import verify
 
     report = verify(
-        artifact, reference, inputs, codebooks=codebooks, samples=samples, seed=seed, per_layer=per_layer,
-        emulate=emulate, remote=remote,
+        artifact, reference, inputs, codebooks=codebooks, samples=samples, seed=seed, sizes=sizes,
+        per_layer=per_layer, emulate=emulate, remote=remote,
     )  # fmt: skip
     show_report(report, json_path)
     return EXIT_OK if report.passed else EXIT_CHECK_FAILED

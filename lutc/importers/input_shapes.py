@@ -23,7 +23,7 @@ def graph_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
 
 def static_shapes(graph: onnx.GraphProto, given: InputShapes | None, source: str) -> dict[str, list[int]]:
     """`resolve_shapes` of an ONNX graph's inputs."""
-    return resolve_shapes({value.name: _dims(value) for value in graph_inputs(graph)}, given, source)
+    return resolve_shapes({value.name: dims_of(value) for value in graph_inputs(graph)}, given, source)
 
 
 def resolve_shapes(shapes: Shapes, given: InputShapes | None, source: str) -> dict[str, list[int]]:
@@ -43,7 +43,7 @@ def resolve_shapes(shapes: Shapes, given: InputShapes | None, source: str) -> di
     return {name: [int(dim) for dim in dims] for name, dims in complete.items() if dims is not None}
 
 
-def _dims(value: onnx.ValueInfoProto) -> list[Dim] | None:
+def dims_of(value: onnx.ValueInfoProto) -> list[Dim] | None:
     """Each dimension as its size, or its name ("?" without one); None when even the rank is unknown."""
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):

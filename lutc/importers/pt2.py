@@ -14,7 +14,7 @@ from typing import Any
 from lutc.errors import LutcError, ModelImportError
 from lutc.files import check_file
 from lutc.importers.codebooks import Codebooks
-from lutc.importers.input_shapes import InputShapes, resolve_shapes
+from lutc.importers.input_shapes import Dim, InputShapes, resolve_shapes
 
 try:
     import torch
@@ -42,6 +42,18 @@ def import_pt2(path: Path, *, codebooks: Codebooks | None = None, input_shapes: 
     ------
     ModelImportError : the file is missing, damaged or refused, or the program cannot be imported.
     """
+    program, digest = _load(path)
+    return _import_program(program, str(path), digest, codebooks, input_shapes)
+
+
+def open_dims(source: Any) -> dict[str, list[Dim] | None]:
+    """Input name -> sizes, and names of open dimensions, of a .pt2 file or an ExportedProgram."""
+    program = source if isinstance(source, torch.export.ExportedProgram) else _load(Path(source))[0]
+    return {name: [_dim(size) for size in value.shape] for name, value in _user_values(program).items()}
+
+
+def _load(path: Path) -> tuple[torch.export.ExportedProgram, str]:
+    """The program and the SHA-256 of its file."""
     path = check_file(path, (".pt2",))
     content = path.read_bytes()
     check_archive(content, str(path))
@@ -56,8 +68,7 @@ def import_pt2(path: Path, *, codebooks: Codebooks | None = None, input_shapes: 
             reason=f"torch {torch.__version__} could not read it: {_first_line(error)}",
             fix="save it again with torch.export.save of this torch version",
         ) from error
-    digest = hashlib.sha256(content).hexdigest()
-    return _import_program(program, str(path), digest, codebooks, input_shapes)
+    return program, hashlib.sha256(content).hexdigest()
 
 
 def import_torch(source: Any, *, codebooks: Codebooks | None = None, input_shapes: InputShapes | None = None) -> Model:

@@ -12,8 +12,8 @@ import numpy as np
 from lutc.artifact.store import read_artifact
 from lutc.errors import TargetError
 from lutc.runtime import emulator
-from lutc.runtime.inputs import check_inputs
-from lutc.runtime.session import load_constants, name_outputs
+from lutc.runtime.pieces import plan
+from lutc.runtime.session import load_constants
 
 if TYPE_CHECKING:
     from lutc.artifact.manifest import Manifest, TensorSpec
@@ -32,7 +32,7 @@ class EmulatedSession:
 
     def __init__(self, path: str | os.PathLike[str], *, cpu: str | None = None) -> None:
         artifact = read_artifact(Path(path))
-        self.path, self._library = Path(artifact.path), artifact.library
+        self.path = Path(artifact.path)
         self.manifest: Manifest = artifact.manifest
         self.cpu = cpu or emulator.cpu_for(self.manifest.target.requires)
         if self.manifest.target.arch not in ("aarch64", "arm64"):
@@ -60,5 +60,8 @@ class EmulatedSession:
 
     def run_many(self, xs: Sequence[Any]) -> list[dict[str, np.ndarray]]:
         """run() for several inputs in one emulated process."""
-        runs = [(self._library, [*check_inputs(x, self.manifest.inputs, str(self.path)), *self._constants]) for x in xs]
-        return [name_outputs(results, self.manifest) for results in emulator.run_many(runs, cpu=self.cpu)]
+        plans = [plan(x, self.manifest, str(self.path)) for x in xs]
+        runs = [(self.path / piece.library, [*piece.arrays, *(self._constants[name] for name in piece.constants)])
+                for todo in plans for piece in todo.pieces]  # fmt: skip
+        results = iter(emulator.run_many(runs, cpu=self.cpu))
+        return [todo.join([next(results) for _ in todo.pieces]) for todo in plans]

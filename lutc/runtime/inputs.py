@@ -12,14 +12,14 @@ from lutc.errors import InputError
 
 
 class Spec(Protocol):
-    """What is needed of a manifest's TensorSpec."""
+    """What is needed of a manifest's TensorSpec; the shape may have names where any size will do."""
 
     @property
     def name(self) -> str: ...
     @property
     def dtype(self) -> str: ...
     @property
-    def shape(self) -> Sequence[int]: ...
+    def shape(self) -> Sequence[int | str]: ...
 
 
 def check_inputs(given: Any, specs: Sequence[Spec], where: str) -> list[np.ndarray]:
@@ -81,25 +81,37 @@ def _check(value: Any, spec: Spec, where: str) -> np.ndarray:
             reason=f"expected {spec.dtype}, given {array.dtype}",
             fix=f"convert it: x.astype({spec.dtype!r})",
         )
-    if array.shape != tuple(spec.shape):
+    if not _fits(array.shape, spec.shape):
         raise InputError(
             f"input {spec.name!r} has the wrong shape",
             where=where,
-            reason=f"expected {list(spec.shape)}, given {list(array.shape)}",
+            reason=f"expected {_told(spec.shape)}, given {list(array.shape)}",
             fix=_shape_fix(array.shape, spec.shape),
         )
     return array
 
 
-def _shape_fix(given: tuple[int, ...], expected: Sequence[int]) -> str:
-    if sorted(given) == sorted(expected):
+def _fits(given: Sequence[int], expected: Sequence[int | str]) -> bool:
+    pairs = zip(given, expected, strict=False)
+    return len(given) == len(expected) and all(isinstance(want, str) or got == want for got, want in pairs)
+
+
+def _told(shape: Sequence[int | str]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _shape_fix(given: tuple[int, ...], expected: Sequence[int | str]) -> str:
+    fixed = [size for size in expected if isinstance(size, int)]
+    if len(fixed) < len(expected):
+        return f"give an array of shape {_told(expected)}"
+    if sorted(given) == sorted(fixed):
         return "the axes are in another order: transpose it"
-    if len(given) + 1 == len(expected) and list(given) == list(expected[1:]) and expected[0] == 1:
+    if len(given) + 1 == len(expected) and list(given) == fixed[1:] and fixed[0] == 1:
         return "add the batch axis: x[None]"
-    if len(given) == len(expected) and list(given[1:]) == list(expected[1:]) and given[0]:
+    if len(given) == len(expected) and list(given[1:]) == fixed[1:] and given[0]:
         return f"run it in batches of {expected[0]}, or compile the model for batch {given[0]}"
-    return f"give an array of shape {list(expected)}"
+    return f"give an array of shape {_told(expected)}"
 
 
 def _describe(specs: Sequence[Spec]) -> str:
-    return ", ".join(f"{spec.name}: {spec.dtype}{list(spec.shape)}" for spec in specs)
+    return ", ".join(f"{spec.name}: {spec.dtype}{_told(spec.shape)}" for spec in specs)

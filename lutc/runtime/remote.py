@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lutc.artifact.store import read_artifact
+from lutc.artifact.store import LIBRARY_NAME, read_artifact
 from lutc.errors import InputError, LutcError, TargetError, VerifyError
-from lutc.runtime.inputs import check_inputs
+from lutc.runtime.pieces import Piece, plan
 from lutc.runtime.relay import Relay
-from lutc.runtime.session import load_constants, name_outputs
+from lutc.runtime.session import load_constants
 
 if TYPE_CHECKING:
     from lutc.artifact.manifest import Manifest, TargetInfo, TensorSpec
@@ -195,7 +195,7 @@ class RemoteDevice:
 class RemoteSession:
     """An artifact on another machine, with the interface of Session: `inputs`, `outputs`, `run`.
 
-    The library and its constants are sent once. Raises what RemoteDevice raises, ArtifactError when the artifact is
+    Libraries and constants are sent once. Raises what RemoteDevice raises, ArtifactError when the artifact is
     missing or damaged, TargetError when it is not for that machine, VerifyError when it cannot be loaded there.
     """
 
@@ -211,8 +211,9 @@ class RemoteSession:
             self.device.check_runs(self.manifest.target)
             if threads is not None:
                 self.device.use_threads(threads)
-            self._machine = self.device.load(artifact.library)
-            self._constants = self.device.upload(constants)
+            self._machines: dict[str, Any] = {}
+            self._machine(LIBRARY_NAME)
+            self._constants = dict(zip(constants, self.device.upload(list(constants.values())), strict=True))
         except BaseException:
             self.close()
             raise
@@ -229,7 +230,8 @@ class RemoteSession:
 
     def run(self, x: Any) -> dict[str, np.ndarray]:
         """Outputs by name; see Session.run. Raises VerifyError when the run fails or takes too long."""
-        return name_outputs(self.device.call(self._machine, self._arguments(x)), self.manifest)
+        todo = plan(x, self.manifest, str(self.path))
+        return todo.join([self.device.call(self._machine(p.library), self._arguments(p)) for p in todo.pieces])
 
     def run_many(self, xs: Sequence[Any]) -> list[dict[str, np.ndarray]]:
         """run() for several inputs."""
@@ -237,15 +239,21 @@ class RemoteSession:
 
     def time(self, x: Any, *, repeat: int = 100) -> list[float]:
         """Seconds of each of `repeat` runs after a first one, without the network."""
-        return self.device.time(self._machine, self._arguments(x), repeat)
+        pieces = plan(x, self.manifest, str(self.path)).pieces
+        times = [self.device.time(self._machine(p.library), self._arguments(p), repeat) for p in pieces]
+        return [sum(run) for run in zip(*times, strict=True)]
 
-    def _arguments(self, x: Any) -> list[Any]:
-        arrays = check_inputs(x, self.manifest.inputs, str(self.path))
-        return [*self.device.upload(arrays), *self._constants]
+    def _machine(self, library: str) -> Any:
+        if library not in self._machines:
+            self._machines[library] = self.device.load(self.path / library)
+        return self._machines[library]
+
+    def _arguments(self, piece: Piece) -> list[Any]:
+        return [*self.device.upload(piece.arrays), *(self._constants[name] for name in piece.constants)]
 
     def close(self) -> None:
         """End the connection."""
-        self._machine, self._constants = None, []
+        self._machines, self._constants = {}, {}
         self.device.close()
 
     def __enter__(self) -> RemoteSession:

@@ -7,16 +7,16 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lutc.artifact.constants import map_constants
-from lutc.artifact.store import Artifact, read_artifact
+from lutc.artifact.store import LIBRARY_NAME, Artifact, read_artifact
 from lutc.errors import ArtifactError, InputError, TargetError
-from lutc.runtime.inputs import check_inputs
+from lutc.runtime.pieces import Piece, plan
 from lutc.runtime.threads import leave_threads_unbound, use_threads
 from lutc.targets import check_runs_here
 
@@ -65,9 +65,10 @@ class Session:
         self.manifest: Manifest = artifact.manifest
         self.threads = threads
         self._lock = threading.Lock()
-        self._library = _load_library(artifact.library)
-        self._constants = [_to_tvm(array) for array in load_constants(artifact)]
-        self._main = _virtual_machine(self._library)["main"]
+        self._libraries: dict[str, Any] = {}
+        self._mains: dict[str, Any] = {}
+        self._constants = {name: _to_tvm(array) for name, array in load_constants(artifact).items()}
+        self._main(LIBRARY_NAME)
 
     @property
     def inputs(self) -> list[TensorSpec]:
@@ -83,13 +84,16 @@ class Session:
         """Outputs by name.
 
         ``x`` is the input array, or {name: array} for a model with several inputs. An array that is C-contiguous and
-        64-byte aligned is read in place, any other is copied. Raises InputError on a wrong name, dtype or shape.
+        64-byte aligned is read in place, any other is copied. Where the artifact has dimensions, sizes may be others at
+        each run; the code of a size is loaded when it is first needed. Raises InputError on a wrong name, dtype or
+        shape.
         """
-        arguments = self._arguments(x)
+        todo = plan(x, self.manifest, str(self.path))
+        calls = [(piece, self._arguments(piece)) for piece in todo.pieces]
         with self._lock:
             use_threads(self.threads)
-            results = [np.from_dlpack(tensor).copy() for tensor in _flatten(self._main(*arguments))]
-        return name_outputs(results, self.manifest)
+            results = [_run(self._main(piece.library), arguments) for piece, arguments in calls]
+        return todo.join(results)
 
     def profile(self, x: Any, *, repeat: int = 10) -> list[tuple[str, float]]:
         """(kernel name, microseconds) of each kernel call in order, the fastest of ``repeat`` runs after a first one.
@@ -98,8 +102,14 @@ class Session:
         """
         if repeat < 1:
             raise InputError("repeat must be positive", where="profile", reason=f"given {repeat}", fix="give 1 or more")
-        arguments = self._arguments(x)
-        machine, clock = _virtual_machine(self._library), _KernelClock()
+        pieces = plan(x, self.manifest, str(self.path)).pieces
+        return [call for piece in pieces for call in self._profile(piece, repeat)]
+
+    def _profile(self, piece: Piece, repeat: int) -> list[tuple[str, float]]:
+        arguments = self._arguments(piece)
+        with self._lock:
+            self._main(piece.library)
+        machine, clock = _virtual_machine(self._libraries[piece.library]), _KernelClock()
         machine.set_instrument(clock)
         main = machine["main"]
         with self._lock:
@@ -112,9 +122,19 @@ class Session:
                 runs.append(list(clock.rows))
         return [(calls[0][0], min(time for _, time in calls)) for calls in zip(*runs, strict=True)]
 
-    def _arguments(self, x: Any) -> list[Any]:
-        arrays = check_inputs(x, self.manifest.inputs, str(self.path))
-        return [*map(_to_tvm, arrays), *self._constants]
+    def _main(self, library: str) -> Any:
+        """The function of a library, which is loaded when it is first needed."""
+        if library not in self._mains:
+            self._libraries[library] = _load_library(self.path / library)
+            self._mains[library] = _virtual_machine(self._libraries[library])["main"]
+        return self._mains[library]
+
+    def _arguments(self, piece: Piece) -> list[Any]:
+        return [*map(_to_tvm, piece.arrays), *(self._constants[name] for name in piece.constants)]
+
+
+def _run(main: Any, arguments: Sequence[Any]) -> list[np.ndarray]:
+    return [np.from_dlpack(tensor).copy() for tensor in _flatten(main(*arguments))]
 
 
 class _KernelClock:
@@ -132,14 +152,15 @@ class _KernelClock:
         return 0  # go on with the call
 
 
-def load_constants(artifact: Artifact) -> list[np.ndarray]:
-    """The constants that ``main`` takes after the inputs, in order: views of their file.
+def load_constants(artifact: Artifact) -> dict[str, np.ndarray]:
+    """The constants that code takes after the inputs, by name: views of their file.
 
     Raises ArtifactError when one is missing.
     """
-    names = artifact.manifest.constants
+    manifest = artifact.manifest
     tensors = map_constants(artifact.constants) if artifact.constants else {}
-    missing = [name for name in names if name not in tensors]
+    wanted = [*manifest.constants, *(name for code in manifest.shapes for name in code.constants)]
+    missing = [name for name in wanted if name not in tensors]
     if missing:
         raise ArtifactError(
             "cannot load the artifact's constants",
@@ -147,12 +168,7 @@ def load_constants(artifact: Artifact) -> list[np.ndarray]:
             reason=f"there is no tensor {missing[0]!r}",
             fix="compile the model again",
         )
-    return [tensors[name] for name in names]
-
-
-def name_outputs(results: list[np.ndarray], manifest: Manifest) -> dict[str, np.ndarray]:
-    """The tensors that ``main`` returned, by output name."""
-    return {spec.name: array for spec, array in zip(manifest.outputs, results, strict=True)}
+    return tensors
 
 
 def _load_library(path: Path) -> Any:

@@ -15,6 +15,7 @@ from lutc.artifact.store import read_artifact
 from lutc.errors import InputError
 from lutc.importers.codebooks import Codebooks
 from lutc.inputs import random_inputs
+from lutc.runtime.sizes import some_sizes, specs_at
 from lutc.verify.codes import MakeEncode, RunMany, compare_codes, compiled_encode
 from lutc.verify.integers import compare_sums
 from lutc.verify.reference_model import ReferenceModel, find_reference, narrowed_layers
@@ -34,6 +35,7 @@ def verify(
     codebooks: Codebooks | str | os.PathLike[str] | None = None,
     samples: int = 8,
     seed: int = 0,
+    sizes: Mapping[str, int] | None = None,
     per_layer: bool = True,
     emulate: bool = False,
     remote: str | None = None,
@@ -58,6 +60,8 @@ def verify(
     inputs : {input name: array}, of the model's shape or of several such along the first axis; None makes random ones.
     codebooks : what the artifact was compiled with, where the reference is a float model.
     samples : random inputs to make, in runs of the model's batch size.
+    sizes : of an artifact with dimensions, their sizes in random inputs; without any, half of the runs have the largest
+        sizes that there is code for, and the others one choice of other sizes.
     per_layer : also compare the codes of every table layer.
     emulate : run an AArch64 artifact, and the kernels of its layers, in the emulator.
     remote : "HOST:PORT" of a machine to run them on instead; see `lutc.runtime.remote`.
@@ -74,7 +78,7 @@ def verify(
         codebooks = Codebooks.load(codebooks)
     path = find_reference(artifact, manifest, reference)
     model = ReferenceModel(path, manifest, codebooks)
-    feeds = _runs(manifest, inputs, samples, seed)
+    feeds = _runs(manifest, inputs, samples, seed, sizes)
     with _place(artifact, emulate, remote) as (run_all, run_libraries):
         got = run_all(feeds)
         expected = [model.run(feed) for feed in feeds]
@@ -118,8 +122,19 @@ def _moved(manifest: Manifest, values: Sequence[Feeds], exact: Sequence[Feeds]) 
     return f"Over its largest magnitude that moves {moved}."
 
 
-def _runs(manifest: Manifest, inputs: Mapping[str, np.ndarray] | None, samples: int, seed: int) -> list[Feeds]:
+def _runs(
+    manifest: Manifest,
+    inputs: Mapping[str, np.ndarray] | None,
+    samples: int,
+    seed: int,
+    sizes: Mapping[str, int] | None,
+) -> list[Feeds]:
     """The inputs cut into runs of the model's shape, or random ones."""
+    if manifest.dimensions and inputs is not None:
+        return [dict(inputs)]
+    if manifest.dimensions:
+        choices = [specs_at(manifest, chosen) for chosen in ([sizes] if sizes else [{}, some_sizes(manifest, seed)])]
+        return [random_inputs(choices[index % len(choices)], seed + index) for index in range(samples)]
     if inputs is None:
         batch = next((spec.shape[0] for spec in manifest.inputs if spec.shape), 1)
         return [random_inputs(manifest.inputs, seed + index) for index in range(-(-samples // batch))]
@@ -175,8 +190,8 @@ def _place(
 
 
 def _compare_output(name: str, got: Sequence[Feeds], expected: Sequence[Feeds], moved: Sequence[Feeds]) -> VerifyRow:
-    values, truth = (np.stack([run[name] for run in runs]).astype(np.float64) for runs in (got, expected))
-    scale = float(np.abs(np.where(np.isfinite(truth), truth, 0)).max(initial=0)) or 1.0
+    values, truth = ([run[name].astype(np.float64) for run in runs] for runs in (got, expected))
+    scale = max(float(np.abs(np.where(np.isfinite(run), run, 0)).max(initial=0)) for run in truth) or 1.0
     errors = [_largest(value, true) / scale for value, true in zip(values, truth, strict=True)]
     per_run = len(moved) // len(expected)
     noise = [_largest(run[name], truth[index // per_run]) / scale for index, run in enumerate(moved)]
@@ -187,7 +202,7 @@ def _compare_output(name: str, got: Sequence[Feeds], expected: Sequence[Feeds], 
     return VerifyRow(
         name,
         "output",
-        values.size,
+        sum(run.size for run in values),
         worst <= tolerance and apart <= len(unsettled),
         max_abs_error=worst * scale,
         max_rel_error=worst,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,11 @@ def run_executable(
 def compare_codes(layer: LUTLayer, inputs: Sequence[np.ndarray], make: MakeEncode) -> VerifyRow:
     """Every code of every input; a float search may differ where two centroids are equally near up to rounding."""
     compared = flips = near_ties = 0
-    for x, got in zip(inputs, make(layer, inputs[0].shape)(inputs), strict=True):
+    by_shape: dict[tuple[int, ...], list[np.ndarray]] = defaultdict(list)
+    for x in inputs:
+        by_shape[x.shape].append(x)
+    pairs = [pair for shape, xs in by_shape.items() for pair in zip(xs, make(layer, shape)(xs), strict=True)]
+    for x, got in pairs:
         if layer.geometry:
             got = got.transpose(0, 2, 3, 1)
         expected = reference.codes(layer, x)

@@ -6,14 +6,17 @@ from tvm_ext.transform.decompose_lut import DecomposeLUT
 from tvm_ext.transform.expose_inputs import expose_inputs
 from tvm_ext.transform.fold_permuted_constants import FoldPermutedConstants
 from tvm_ext.transform.fold_scale_into_table import FoldScaleIntoTable
+from tvm_ext.transform.fold_sizes import FoldSizes
 from tvm_ext.transform.fuse_input_quantization import FuseInputQuantization
 from tvm_ext.transform.fuse_lut_epilogue import FuseLUTEpilogue
 from tvm_ext.transform.layer_shapes import LayerSize, layer_shapes
 from tvm_ext.transform.legalize_float import LegalizeFloat
 from tvm_ext.transform.lift_constants import lift_constants
 from tvm_ext.transform.list_layers import list_layers
+from tvm_ext.transform.mask_padding import MaskPadding
 from tvm_ext.transform.pack_lut_constants import PackLUTConstants
 from tvm_ext.transform.pack_quantized import PackQuantized
+from tvm_ext.transform.padding_sites import PaddingError, Site, padding_sites
 from tvm_ext.transform.prefetch_weights import PrefetchWeights
 from tvm_ext.transform.quantize_remainder import QuantizeRemainder, RemainderLayer, remainder_layers
 from tvm_ext.transform.reuse_codes import ReuseCodes
@@ -27,12 +30,15 @@ __all__ = [
     "DecomposeLUT",
     "FoldPermutedConstants",
     "FoldScaleIntoTable",
+    "FoldSizes",
     "FuseInputQuantization",
     "FuseLUTEpilogue",
     "LayerSize",
     "LegalizeFloat",
+    "MaskPadding",
     "PackLUTConstants",
     "PackQuantized",
+    "PaddingError",
     "PrefetchWeights",
     "QuantizeRemainder",
     "RemainderLayer",
@@ -40,6 +46,7 @@ __all__ = [
     "RewriteConv2dToLUT",
     "RewriteDenseToLUT",
     "RewriteQuantizedToInteger",
+    "Site",
     "VectorizeElementary",
     "add_layer_rows",
     "expose_inputs",
@@ -47,5 +54,6 @@ __all__ = [
     "layer_shapes",
     "lift_constants",
     "list_layers",
+    "padding_sites",
     "remainder_layers",
 ]
