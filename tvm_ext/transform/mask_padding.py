@@ -68,7 +68,8 @@ class _Masker(PyExprMutator):
                 valid = self._along(self._valid(mask, str(x.ty.dtype)), site.axis, rank)
                 args[site.operand] = self.builder_.emit(relax.op.multiply(x, valid))
             if site.kind == MEAN:
-                divisor = self.builder_.emit(relax.op.mean(self._valid(mask, "float32")))
+                row = self.builder_.emit(relax.op.reshape(self._valid(mask, "float32"), [1, mask.ty.shape[0]]))
+                divisor = self.builder_.emit(relax.op.mean(row, axis=[1]))
         name = "relax.nn.attention_bias" if sites[0][0].kind == BIAS else str(call.op.name)
         made = relax.Call(tvm.ir.Op.get(name), args, call.attrs, call.ty_args, call.span)
         return made if divisor is None else relax.op.divide(self.builder_.emit(made), divisor)

@@ -208,7 +208,8 @@ class _Walk:
         self._add(0, axis, PLACE)
 
     def _slice(self, a: relax.Call, b: relax.Call) -> None:
-        (axes, begin, end, strides), other = (_numbers(arg) for arg in a.args[1:]), _numbers(b.args[2])
+        axes, begin, end, *given = (_numbers(arg) for arg in a.args[1:])
+        other, strides = _numbers(b.args[2]), given[0] if given else [1] * len(axes)
         shape, growing, result = _shape(a.args[0]), self.axes(a.args[0], b.args[0]), self.axes(a, b)
         for axis, first, second, last, stride in zip(axes, begin, other, end, strides, strict=True):
             axis %= len(shape)
