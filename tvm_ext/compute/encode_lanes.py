@@ -6,6 +6,7 @@ codebooks the inner one; the other way round LLVM would lift a codebook's consta
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,11 +45,11 @@ class LaneRows:
 
 def search_order(read: TableRead, padded: int) -> np.ndarray:
     """The codebook that is searched in each turn: of a unit, the last one first."""
-    return np.array([_codebook(read, turn) for turn in range(padded)])
+    return np.array([codebook_of(read, turn) for turn in range(padded)])
 
 
-def _codebook(read: TableRead, turn):
-    """See `search_order`; works on ints and expressions."""
+def codebook_of(read: TableRead, turn):
+    """The codebook of a turn, see `search_order`; works on ints and expressions."""
     units, j = read.group // read.unit, turn % read.group
     return turn // read.group * read.group + j // read.unit + units * (read.unit - 1 - j % read.unit)
 
@@ -87,7 +88,7 @@ def encode_lanes(
         taken: list = []
         for step in range(steps):
             if conv or step % LANES == 0:
-                taken = load(x, pattern, b, n, _codebook(read, turn), step)
+                taken = load(x, pattern, b, n, codebook_of(read, turn), step)
             weights = [T.Bind(centroids.vload([turn, step, j, 0], "int8x16")) for j in range(LANES)]
             for r in range(ROWS):
                 lane = r if conv else step % LANES
@@ -96,27 +97,34 @@ def encode_lanes(
 
     def turn_of(x, centroids, bias, pattern, codes, joined, b, t, quad, turn) -> None:
         best = search(x, centroids, bias, pattern, b, t * read.rows + quad * ROWS, turn)
-        if read.unit > 1:
-            T.buffer_store(joined, join(best, joined.vload([0], "int32x4")), [T.ramp(0, 1, ROWS)])
-            best = joined.vload([0], "int32x4")
-        # until a unit is complete this is overwritten in the next turn
-        index = read.code_index(quad * ROWS, turn % read.group // read.unit)
-        value = codes_of(best, read.unit, read.code_offset)
-        lanes = T.ramp(index[-1], 1, ROWS * read.unit)
-        T.buffer_store(codes, value, [b, t, turn // read.group, *index[:-1], lanes])
+        store_codes(best, joined, codes, b, t, quad, turn, read)
 
     if not conv:
         return _of_rows(turn_of, inputs, tiles, groups, steps, read)
     return _of_planes(turn_of, inputs, plane, periods, batch, tiles, groups, steps, read)
 
 
-def _loop(row_steps: int):
-    return T.parallel if worth_threads(row_steps * _NS_PER_STEP) else T.serial
+def store_codes(best, joined, codes, b, t, quad, turn, read: TableRead) -> None:
+    """Store what four rows have found, int32x4 with 15 - index in the low bits; `joined` int32 [4] lasts all turns."""
+    if read.unit > 1:
+        T.buffer_store(joined, join(best, joined.vload([0], "int32x4")), [T.ramp(0, 1, ROWS)])
+        best = joined.vload([0], "int32x4")
+    # until a unit is complete this is overwritten in the next turn
+    index = read.code_index(quad * ROWS, turn % read.group // read.unit)
+    value = codes_of(best, read.unit, read.code_offset)
+    lanes = T.ramp(index[-1], 1, ROWS * read.unit)
+    T.buffer_store(codes, value, [b, t, turn // read.group, *index[:-1], lanes])
+
+
+def search_loop(batch: int, tiles: int, rows: int, row_steps: int, read: TableRead) -> tuple[Callable, Callable]:
+    """The loop over tiles, and the number of fours of rows that tile t has; `row_steps` of a row's search."""
+    over_tiles = T.parallel if worth_threads(batch * tiles * read.rows * row_steps * _NS_PER_STEP) else T.serial
+    return over_tiles, lambda t: T.min(read.rows // ROWS, (rows - t * read.rows + ROWS - 1) // ROWS)
 
 
 def _of_rows(turn_of, inputs: LaneRows, tiles: int, groups: int, steps: int, read: TableRead) -> PrimFunc:
     padded, size = groups * read.group, inputs.rows * inputs.codebooks * inputs.width + PART
-    over_tiles = _loop(tiles * read.rows * padded * steps)
+    over_tiles, quads = search_loop(1, tiles, inputs.rows, padded * steps, read)
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -130,7 +138,7 @@ def _of_rows(turn_of, inputs: LaneRows, tiles: int, groups: int, steps: int, rea
             T.reads(x[0:size])
             T.writes(codes[0:1, 0:tiles, 0:groups])
             for t in over_tiles(tiles):
-                for quad in T.serial(T.min(read.rows // ROWS, (inputs.rows - t * read.rows + ROWS - 1) // ROWS)):
+                for quad in T.serial(quads(t)):
                     joined = T.alloc_buffer((ROWS,), "int32")
                     joined[T.ramp(0, 1, ROWS)] = T.broadcast(T.int32(0), ROWS)
                     for turn in T.serial(padded):
@@ -143,9 +151,8 @@ def _of_planes(
     turn_of, inputs: Windows, plane: int, periods: int, batch: int, tiles: int, groups: int, steps: int,
     read: TableRead,
 ) -> PrimFunc:  # fmt: skip
-    over_tiles = _loop(batch * tiles * read.rows * groups * read.group * steps)
     padded, channels, pattern_shape = groups * read.group, inputs.patches.shape[1], (periods or 1, PART)
-    rows = inputs.patches.rows
+    over_tiles, quads = search_loop(batch, tiles, inputs.patches.rows, padded * steps, read)
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -162,7 +169,7 @@ def _of_planes(
             for bt in over_tiles(batch * tiles):
                 b: T.let = bt // tiles
                 t: T.let = bt % tiles
-                for quad in T.serial(T.min(read.rows // ROWS, (rows - t * read.rows + ROWS - 1) // ROWS)):
+                for quad in T.serial(quads(t)):
                     joined = T.alloc_buffer((ROWS,), "int32")
                     joined[T.ramp(0, 1, ROWS)] = T.broadcast(T.int32(0), ROWS)
                     for turn in T.serial(padded):

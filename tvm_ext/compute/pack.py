@@ -160,6 +160,22 @@ def pack_lanes(centroids: np.ndarray, score_bias: np.ndarray, read: TableRead) -
     return np.ascontiguousarray(turned), np.ascontiguousarray(np.repeat(bias[order][:, None], ROWS, axis=1))
 
 
+def pack_float_lanes(centroids: np.ndarray, score_bias: np.ndarray, read: TableRead) -> tuple[np.ndarray, np.ndarray]:
+    """The float32 constants of `pack_search`, steps of 1, as `encode_float_lanes` reads them.
+
+    centroids float32 [codebooks, V, 4, 4], bias float32 [codebooks, 4, 16], both in the order of `search_order`; lane l
+    of vector j is centroid 4 * l + j.
+    """
+    padded, k, length, _ = centroids.shape
+    order, lanes = search_order(read, padded), np.arange(TABLE_ENTRIES).reshape(LANES, LANES).T.ravel()
+    wide = np.zeros((padded, TABLE_ENTRIES, length), np.float32)
+    wide[:, :k] = centroids[..., 0]
+    bias = np.full((padded, TABLE_ENTRIES), -np.inf, np.float32)
+    bias[:, :k] = score_bias
+    turned = wide[order][:, lanes].transpose(0, 2, 1).reshape(padded, length, LANES, LANES)
+    return np.ascontiguousarray(turned), np.ascontiguousarray(np.repeat(bias[order][:, None, lanes], ROWS, axis=1))
+
+
 def pack_few_rows(
     centroids: np.ndarray, score_bias: np.ndarray, dot: Dot, input_signed: bool
 ) -> tuple[np.ndarray, np.ndarray, int]:

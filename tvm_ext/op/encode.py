@@ -7,6 +7,7 @@ from tvm import relax, te, topi
 
 from tvm_ext.compute.encode import encode_rowwise, encode_tiled
 from tvm_ext.compute.encode_few_rows import encode_few_rows
+from tvm_ext.compute.encode_float_lanes import encode_float_lanes
 from tvm_ext.compute.encode_lanes import LaneRows, encode_lanes
 from tvm_ext.compute.kernel import call_kernel, emit_kernel
 from tvm_ext.compute.patches import Patches
@@ -48,8 +49,8 @@ def encode(
         `num_codebooks`, `zero_point` are set (by PackLUTConstants). A conv whose subvectors are whole channels then
         reads a plane (see `plane`) of an image of shape `image`, by windows if there is a `pattern` for them. Trees
         are packed as `TreeKernel` takes them, with the codes of leaves as centroids.
-    by_element : the packed constants are those of `encode_lanes`; x is a plane, or what `quantize` gives for rows of
-        shape `image`.
+    by_element : the packed constants are those of `encode_lanes` or `encode_float_lanes`; x is a plane, float32 rows,
+        or what `quantize` gives for rows of shape `image`.
     layer : qualified name of the layer, for reports.
 
     Raises
@@ -161,6 +162,16 @@ def _legalize_lanes(bb: relax.BlockBuilder, call: relax.Call, patches: Patches) 
     layout, length, codebooks = str(attrs["layout"]), int(attrs["subvector_len"]), int(attrs["num_codebooks"])
     read, tiles = get_isa(layout).table_read, int(attrs["tiles"])
     padded, steps = static_shape(centroids, NAME, "centroids")[:2]
+    info = {"kind": "encode_lanes", "isa": layout, "encode_dtype": str(attrs["encode_dtype"]),
+            "layer": str(attrs["layer"])}  # fmt: skip
+    if str(attrs["encode_dtype"]) == "float32":
+        kernel = encode_float_lanes(
+            Windows(patches, length, 1, tiles * read.rows) if patches.is_conv else patches, length=length,
+            plane=int(x.ty.shape[-1]), batch=patches.batch, tiles=tiles, groups=padded // read.group,
+            codebooks=codebooks, read=read,
+        )  # fmt: skip
+        args = [x, centroids, score_bias]
+        return call_kernel(bb, kernel.with_attr("tirx.is_scheduled", True), args, call.ty, "lut_encode", info)
     if patches.is_conv:
         inputs = Windows(patches, length, DEPTH, tiles * read.rows)
     else:
@@ -169,7 +180,6 @@ def _legalize_lanes(bb: relax.BlockBuilder, call: relax.Call, patches: Patches) 
         inputs, plane=int(x.ty.shape[-1]), periods=int(pattern.ty.shape[0]) if present(pattern) else 0,
         batch=patches.batch, tiles=tiles, groups=padded // read.group, steps=steps, codebooks=codebooks, read=read,
     )  # fmt: skip
-    info = {"kind": "encode_lanes", "isa": layout, "encode_dtype": "int8", "layer": str(attrs["layer"])}
     args = [x, centroids, score_bias, given(pattern)]
     return call_kernel(bb, kernel.with_attr("tirx.is_scheduled", True), args, call.ty, "lut_encode", info)
 

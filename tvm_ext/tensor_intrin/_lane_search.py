@@ -88,3 +88,35 @@ def codes_of(joined: Expr, unit: int, start: int) -> Expr:
     dtype = {1: "int8x4", 2: "int16x4", 4: _WORD}[unit]
     codes = T.bitwise_xor(T.bitwise_and(joined, T.broadcast(T.int32(low), 4)), T.broadcast(T.int32(flip), 4))
     return T.reinterpret(f"uint8x{4 * unit}", codes if dtype == _WORD else T.cast(codes, dtype))
+
+
+def lane_fma(acc: Expr, centroids: Expr, value: Expr) -> Expr:
+    """acc float32x4 + centroids (float32x4) * value, rounded once."""
+    fma = llvm_intrinsic("llvm.fma.v4f32")
+    return T.call_llvm_pure_intrin("float32x4", fma, centroids, T.broadcast(value, LANES), acc)
+
+
+def first_best(scores: Sequence[Sequence[Expr]]) -> Expr:
+    """15 - index of the first of the largest of the 16 scores (4 x float32x4) of each of four rows, as int32x4.
+
+    Lane l of vector j is the score of centroid 4 * l + j, so that the first of two equal ones stays whenever the later
+    lanes have to be larger.
+    """
+    rows = []
+    for row in scores:
+        found = [(value, T.ramp(T.int32(15 - j), T.int32(-LANES), LANES)) for j, value in enumerate(row)]
+        rows.append(_larger(_larger(found[0], found[1]), _larger(found[2], found[3])))
+    halves = [_larger(*_neighbours(rows[i], rows[i + 1])) for i in (0, 2)]
+    return _larger(*_neighbours(*halves))[1]
+
+
+def _larger(first: tuple[Expr, Expr], later: tuple[Expr, Expr]) -> tuple[Expr, Expr]:
+    """(score, index) lane by lane; `first` where they are equal or not numbers."""
+    value = T.call_llvm_pure_intrin("float32x4", llvm_intrinsic("llvm.maxnum.v4f32"), first[0], later[0])
+    return T.Bind(value), T.Bind(T.Select(later[0] > first[0], later[1], first[1]))
+
+
+def _neighbours(a: tuple[Expr, Expr], b: tuple[Expr, Expr]) -> list[tuple[Expr, Expr]]:
+    """Even and odd lanes of scores and indices of a, then b."""
+    lanes = [[start + 2 * i for i in range(LANES)] for start in (0, 1)]
+    return [(T.Bind(T.Shuffle([a[0], b[0]], each)), T.Bind(T.Shuffle([a[1], b[1]], each))) for each in lanes]

@@ -252,8 +252,11 @@ def _pack_encode(rewriter, encode: relax.Call, choice: Choice, isa: Isa) -> rela
     image, pattern = (), None
     by_element = integer and choice.isa.by_element and cents.shape[2] <= _MAX_STEPS
     by_element &= not patches.is_conv if windows is None else windows.interleaved or windows.fits(PART, ROWS)
+    float_lanes = not integer and choice.isa.arch == "aarch64" and (windows is not None or not patches.is_conv)
     if by_element:
         cents, bias = pack.pack_lanes(cents, bias, choice.isa.table_read)
+    elif float_lanes:
+        cents, bias = pack.pack_float_lanes(cents, bias, choice.isa.table_read)
     if windows is not None:
         image = patches.shape
         fitting = (w for w in choice.isa.windows_for(encode_dtype) if windows.fits(w.span, w.rows))
@@ -272,7 +275,7 @@ def _pack_encode(rewriter, encode: relax.Call, choice: Choice, isa: Isa) -> rela
     constants = [None if a is None else relax.const(a) for a in (cents, inv, bias, pattern)]
     return with_args(
         encode, [x, *map(optional, constants)], layout=choice.layout, tiles=tiles, subvector_len=v, num_codebooks=c,
-        zero_point=zero_point, image=list(image), by_element=int(by_element),
+        zero_point=zero_point, image=list(image), by_element=int(by_element or float_lanes),
     )  # fmt: skip
 
 
