@@ -25,7 +25,7 @@ from lutc.targets import check_runs_here, llvm_target
 Arguments = tuple[tuple[tuple[int, ...], str], ...]
 _READ = "lut_lookup"
 _INTEGER_PARTS = {"lut_levels": "quantize", "lut_quantized_conv2d": "product", "lut_quantized_dense": "product"}
-_SYMBOL = re.compile(rf"({'|'.join([*PARTS, *_INTEGER_PARTS])})_?(.*)")
+_SYMBOL = re.compile(rf"({'|'.join([*_INTEGER_PARTS, *PARTS])})_?(.*)")
 
 
 @dataclass

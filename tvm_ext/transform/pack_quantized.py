@@ -25,11 +25,13 @@ from tvm_ext.transform._rewrite import (
     with_args,
 )
 
+_MAX_POOL, _PERMUTE = tvm.ir.Op.get("relax.nn.max_pool2d"), tvm.ir.Op.get("relax.permute_dims")
+
 
 @tvm.transform.module_pass(opt_level=0, name="PackQuantized")
 class PackQuantized:
-    """Uses `target`, or the current one. Where a conv's result is only quantized for another conv it stays channels
-    last, as the planes are."""
+    """Uses `target`, or the current one. Where a conv's result is only pooled, or only quantized for another conv, it
+    stays channels last, as pooling and the planes like it."""
 
     def __init__(self, target: Target | None = None) -> None:
         self.target = target
@@ -106,11 +108,30 @@ def _stored(values: np.ndarray, product: Product) -> tuple[str, int]:
 
 
 def _channels_last(rewriter: CallRewriter, call: relax.Call) -> relax.Expr | None:
-    """Turns the result of a packed conv that only one plane reads."""
+    """Turns the result of a packed conv that only one plane or one pooling reads, and a pooled one for its plane."""
+    if call.op == _MAX_POOL:
+        turned = _turned_conv(rewriter, call.args[0])
+        if turned is None or str(call.attrs.layout) != "NCHW":
+            return None
+        a = call.attrs
+        pooled = relax.op.nn.max_pool2d(
+            turned, a.pool_size, a.strides, a.padding, a.dilation, bool(a.ceil_mode), bool(a.count_include_pad), "NHWC"
+        )
+        return relax.op.permute_dims(rewriter.builder_.emit(pooled), [0, 3, 1, 2])
     if call.op != LEVELS or not str(call.attrs["layout"]) or int(call.attrs["channels_last"]):
         return None
-    conv = rewriter.producer(call.args[0], CONV2D, only_use=True)
+    turned = _turned_conv(rewriter, call.args[0])
+    if turned is None:
+        back = rewriter.producer(call.args[0], _PERMUTE, only_use=True)
+        if back is None or int_tuple(back.attrs.axes or ()) != (0, 3, 1, 2):
+            return None
+        turned = back.args[0]
+    return with_args(call, [turned, *call.args[1:]], channels_last=1)
+
+
+def _turned_conv(rewriter: CallRewriter, expr: relax.Expr) -> relax.Expr | None:
+    """What `expr` is with channels last, if it is a packed conv without a residual that nothing else reads."""
+    conv = rewriter.producer(expr, CONV2D, only_use=True)
     if conv is None or not str(conv.attrs["layout"]) or present(conv.args[5]):
         return None
-    turned = rewriter.builder_.emit(with_args(conv, list(conv.args), channels_last=1))
-    return with_args(call, [turned, *call.args[1:]], channels_last=1)
+    return rewriter.builder_.emit(with_args(conv, list(conv.args), channels_last=1))

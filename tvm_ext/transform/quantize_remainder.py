@@ -163,6 +163,5 @@ def _error(
     exact = sample @ weight.reshape(len(weight), -1).T
     sums = levels.integers(sample).astype(np.float32) @ integers.reshape(len(weight), -1).T.astype(np.float32)
     error = np.square(sums * scale + bias - exact).sum()
-    centre = exact.mean(0) if len(exact) > 1 else exact.mean()
-    spread = np.square(exact - centre, dtype=np.float64).sum()
+    spread = np.square(exact - exact.mean(), dtype=np.float64).sum()
     return float(np.sqrt(error / spread)) if spread > 0 else 0.0
