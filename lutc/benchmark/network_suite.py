@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -22,10 +22,13 @@ from lutc.inputs import random_inputs
 from lutc.report.base import Column
 from lutc.targets import Target, check_runs_here, parse_target
 
+if TYPE_CHECKING:
+    from lutc.artifact.store import Artifact
+
 ENGINES = ("onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8")
 CODEBOOKS = ".codebooks.safetensors"
 """A network NAME.onnx is also compiled with tables where NAME.codebooks.safetensors lies beside it."""
-_FLOAT, _TABLES = "lutc", "lutc-tables"
+_FLOAT, _TABLES, _INT8 = "lutc", "lutc-tables", "-int8"
 _SAMPLES = 8
 Call = Callable[[], object]
 
@@ -36,7 +39,8 @@ class NetworkRow(SuiteRow):
 
     Parameters
     ----------
-    engine : "lutc" is all float, "lutc-tables" has the tables of the network's codebooks, else another engine.
+    engine : "lutc" is all float, "lutc-tables" has the tables of the network's codebooks, "lutc-int8" and
+        "lutc-tables-int8" the same with an int8 remainder; else another engine.
     times : the fastest run of onnxruntime in float32 over that of this engine; None where that was not measured.
     error : largest difference from onnxruntime's float32 output, relative to its largest value; for lutc alone.
     bytes : the file or artifact that the engine loads.
@@ -103,6 +107,7 @@ def benchmark_networks(
     target: str | Target = "native",
     threads: int = 1,
     repeat: int = 50,
+    remainder: str = "float32",
     progress: Callable[[str], None] = lambda name: None,
 ) -> NetworkReport:
     """Compile and time the networks of a file or folder, engines in turns in one process, pinned to `threads` CPUs.
@@ -112,6 +117,7 @@ def benchmark_networks(
     subject : an .onnx file with float layers, or a folder of such; see `CODEBOOKS` for tables.
     baselines : engines to compare with; those that are not installed are left out with a note.
     repeat : timed runs of each, in turns of 10.
+    remainder : "int8" also times ours with an int8 remainder, calibrated on random inputs as onnxruntime-int8 is.
     progress : called with the name of each network before it is compiled.
 
     Raises
@@ -128,7 +134,7 @@ def benchmark_networks(
     try:
         for model in models:
             progress(model.stem)
-            report.rows += _measure(model, engines, goal, threads, repeat)
+            report.rows += _measure(model, engines, goal, threads, repeat, remainder)
     except KeyboardInterrupt:
         report.interrupted = True
         done = len({row.network for row in report.rows})
@@ -136,12 +142,14 @@ def benchmark_networks(
     return report
 
 
-def _measure(model: Path, engines: Sequence[str], target: Target, threads: int, repeat: int) -> list[NetworkRow]:
+def _measure(
+    model: Path, engines: Sequence[str], target: Target, threads: int, repeat: int, remainder: str
+) -> list[NetworkRow]:
     from lutc.runtime.session import load
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lutc-bench-")))
-        artifacts, seconds = _compile(model, target, folder)
+        artifacts, seconds = _compile(model, target, folder, remainder)
         stack.enter_context(pinned(threads))
         sessions = {name: load(artifact.path, threads=threads) for name, artifact in artifacts.items()}
         inputs = random_inputs(artifacts[_FLOAT].manifest.inputs)
@@ -171,20 +179,32 @@ def _measure(model: Path, engines: Sequence[str], target: Target, threads: int, 
     return rows
 
 
-def _compile(model: Path, target: Target, folder: Path) -> tuple[dict[str, Any], dict[str, float]]:
+def _compile(model: Path, target: Target, folder: Path, remainder: str) -> tuple[dict[str, Artifact], dict[str, float]]:
     """Artifacts and seconds by engine."""
     from lutc.compiler import compile
 
     books = model.with_name(model.stem + CODEBOOKS)
-    wanted: dict[str, Path | None] = {_FLOAT: None} | ({_TABLES: books} if books.is_file() else {})
-    artifacts, seconds = {}, {}
-    for name, codebooks in wanted.items():
+    wanted: dict[str, dict[str, Any]] = {_FLOAT: {}} | ({_TABLES: {"codebooks": books}} if books.is_file() else {})
+    artifacts: dict[str, Artifact] = {}
+    seconds: dict[str, float] = {}
+
+    def make(name: str, **options: Any) -> None:
         start = time.perf_counter()
-        artifacts[name] = compile(
-            model, target, output=folder / f"{name}.lutc", codebooks=codebooks, progress=lambda *told: None
-        )
+        artifacts[name] = compile(model, target, output=folder / f"{name}.lutc", progress=_silent, **options)
         seconds[name] = time.perf_counter() - start
+
+    for name, options in wanted.items():
+        make(name, **options)
+    if remainder == "int8":
+        samples = [random_inputs(artifacts[_FLOAT].manifest.inputs, seed) for seed in range(_SAMPLES)]
+        calibration = {name: np.concatenate([sample[name] for sample in samples]) for name in samples[0]}
+        for name, options in wanted.items():
+            make(name + _INT8, remainder=remainder, calibration=calibration, **options)
     return artifacts, seconds
+
+
+def _silent(*_told: object) -> None:
+    pass
 
 
 def _call(session: Any, inputs: Mapping[str, np.ndarray]) -> Call:

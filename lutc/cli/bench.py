@@ -51,6 +51,8 @@ _OF_MODELS = ("onnxruntime", "onnxruntime-int8")
               help="Price operators on the core of an AArch64 --target, beside ideal matrix kernels.")  # fmt: skip
 @click.option("--baseline", "baselines", multiple=True, type=click.Choice(_ENGINES),
               help="Engine to compare with; may be repeated.  [default: all; artifact: the first two]")  # fmt: skip
+@click.option("--remainder", type=click.Choice(("float32", "int8")), default="float32",
+              help="int8 also times networks with other layers than tables in int8.  [default: float32]")  # fmt: skip
 @click.option("--repeat", type=click.IntRange(1), default=100, metavar="N", help="Timed runs of each.  [default: 100]")
 @threads_option
 @size_option
@@ -70,6 +72,7 @@ def bench_command(
     target: str | None,
     simulate: bool,
     baselines: tuple[str, ...],
+    remainder: str,
     repeat: int,
     threads: int,
     sizes: dict[str, int],
@@ -95,6 +98,8 @@ def bench_command(
         raise click.UsageError("networks are timed by themselves: give SUBJECT, a folder of .onnx files or one file")
     if not networks and sum(given is not None for given in (artifact, suite, operator)) != 1:
         raise click.UsageError("give one of SUBJECT, --suite NAME, and --op TEXT")
+    if not networks and remainder != "float32":
+        raise click.UsageError("--remainder is for networks: give SUBJECT, a folder of .onnx files or one file")
     if operator is None and (k, v, encoder, encode) != (None, None, None, None):
         raise click.UsageError("--k, --v, --encoder and --encode describe an operator: they need --op")
     if artifact is None and against is not None:
@@ -113,7 +118,8 @@ def bench_command(
     if artifact is not None and remote is not None:
         report = _remote(artifact, remote, sizes, repeat, threads, _outputs(html, json_path))
     elif networks and artifact is not None:
-        report = _networks(artifact, baselines, target or "native", repeat, threads, _outputs(html, json_path))
+        check = _outputs(html, json_path)
+        report = _networks(artifact, baselines, target or "native", repeat, threads, remainder, check)
     elif suite == "quantizers":
         report = _quantizers(baselines, target or "native", repeat, threads, _outputs(html, json_path))
     elif artifact is not None:
@@ -170,7 +176,7 @@ def _artifact(
 
 
 def _networks(
-    subject: Path, baselines: tuple[str, ...], target: str, repeat: int, threads: int,
+    subject: Path, baselines: tuple[str, ...], target: str, repeat: int, threads: int, remainder: str,
     check_outputs: Callable[[], None],
 ) -> Report:  # fmt: skip
     from lutc.targets import check_runs_here, parse_target
@@ -182,8 +188,9 @@ def _networks(
 
     with _progress(len(find_networks(subject))) as progress:
         return benchmark_networks(
-            subject, baselines=baselines or _ENGINES, target=goal, threads=threads, repeat=repeat, progress=progress
-        )
+            subject, baselines=baselines or _ENGINES, target=goal, threads=threads, repeat=repeat,
+            remainder=remainder, progress=progress,
+        )  # fmt: skip
 
 
 def _remote(

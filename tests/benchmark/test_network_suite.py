@@ -43,6 +43,14 @@ def test_rows(folder: Path) -> None:
     assert json.loads(report.to_json())["rows"][0]["network"] == "tiny"
 
 
+def test_an_int8_remainder_has_rows_of_its_own(folder: Path) -> None:
+    report = benchmark_networks(folder / "tiny.onnx", baselines=["onnxruntime"], repeat=2, remainder="int8")
+    rows = {row.engine: row for row in report.rows}
+    assert list(rows) == ["lutc", "lutc-tables", "lutc-int8", "lutc-tables-int8", "onnxruntime"]
+    assert [rows[name].tables for name in ("lutc-int8", "lutc-tables-int8")] == [0, 1]
+    assert rows["lutc-int8"].error is not None and rows["lutc-int8"].error < 0.05
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's /proc")
 def test_memory_is_of_a_process_of_its_own(folder: Path) -> None:
     inputs = {"x": np.zeros((20, 32), "float32")}

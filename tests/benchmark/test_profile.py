@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lutc.benchmark.profile import ProfileReport, ProfileRow, _Names, profile
+from lutc.artifact.manifest import LayerRow
+from lutc.benchmark.profile import ProfileReport, ProfileRow, _Names, _rows, profile
 from lutc.errors import TargetError
 
 pytest.importorskip("tvm")
@@ -60,6 +61,14 @@ def test_names_of_symbols() -> None:
     assert [names.layer(word) for word in ("a_1", "a_11", "conv", "conv1", "conv2", "")] == [
         "a.1", "a_1", "conv", "conv1", "conv2", "(unnamed)",
     ]  # fmt: skip
+
+
+def test_products_of_integers_are_no_quantizers_of_tables() -> None:
+    layers = [LayerRow(name="stem", op="conv2d", kind="integer", kernel="product isa")]
+    kernels = [("lut_levels_stem", 1.0), ("lut_quantized_conv2d_stem", 3.0), ("lut_quantize_stem", 2.0)]
+    rows = {(row.name, row.kind): row for row in _rows(kernels, layers)}
+    assert rows["stem", "integer"].product_us == 3 and rows["stem", "integer"].quantize_us == 1
+    assert rows["stem", "lut"].quantize_us == 2
 
 
 def test_two_layers_whose_names_give_one_symbol(tmp_path: Path) -> None:

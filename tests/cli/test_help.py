@@ -76,6 +76,7 @@ def test_version(capsys) -> None:
         ("bad-emit", ["compile", "model.onnx", "--emit", "so,c"]),
         ("baseline-without-model", ["bench", "here.lutc", "--baseline", "onnxruntime"]),
         ("bench-nothing", ["bench"]),
+        ("bench-remainder-of-artifact", ["bench", "net.lutc", "--remainder", "int8"]),
         ("bench-two-subjects", ["bench", "net.lutc", "--suite", "operators"]),
         ("bench-k-without-op", ["bench", "--suite", "operators", "--k", "8"]),
         ("bench-model-of-operators", ["bench", "--suite", "operators", "--against", "model.onnx"]),

@@ -209,3 +209,43 @@ def test_layers_that_read_one_tensor_share_its_levels() -> None:
     assert calls == [("left", 0), ("right", 0)] and "matmul" not in exposed.script()
     read = _reads([left])["left"]
     assert QuantizeRemainder({"left": read, "right": read})(bb.get()).script().count("R.lut.levels") == 1
+
+
+@pytest.mark.parametrize("isa", ["generic", "avx512_vbmi"])
+def test_pooling_behind_a_conv_stays_channels_last(isa: str) -> None:
+    """conv - relu - pool - conv: the result is that of the layers one by one, and no map is turned in between."""
+    skip_unless_runnable(TARGETS[isa])
+    first, second = (
+        Layer("first", (2, 3, 14, 18), 20, (3, 3), {"padding": (1, 1)}),
+        Layer("next", (2, 20, 7, 9), 6, (1, 1)),
+    )
+    pool = {"pool_size": (3, 3), "strides": (2, 2), "padding": (1, 1)}
+
+    def build(bb: relax.BlockBuilder, x: relax.Expr) -> relax.Expr:
+        y = bb.emit(relax.op.nn.relu(bb.emit(first.call(x))))
+        return second.call(bb.emit(relax.op.nn.max_pool2d(y, **pool)))
+
+    bb, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType(list(first.x), "float32"))
+    with bb.function("main", [x]):
+        with bb.dataflow():
+            result = bb.emit_output(build(bb, x))
+        bb.emit_func_output(result)
+    reads = {
+        "first": _reads([first])["first"],
+        "next": Read(np.linspace(0, 30, 200, dtype=F).reshape(10, 20), 0.0, 30.0),
+    }
+    mod = QuantizeRemainder(reads, 128)(bb.get())
+    rows = {row["name"]: row for row in layer_rows(mod)}
+    scheduled = pipeline.schedule(mod, TARGETS[isa])
+    assert "transpose" not in scheduled["main"].script()
+    (got,) = execute(pipeline.codegen(scheduled, TARGETS[isa]).executable, [first.inputs()], TARGETS[isa])
+
+    y = np.maximum(_expected(first, rows["first"]), 0)
+    padded = np.pad(y, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
+    pooled = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))[:, :, ::2, ::2].max((-2, -1))
+    levels = UniformLevels(*(rows["next"][name] for name in ("inv_scale", "input_low", "input_high")))
+    position = np.abs(pooled * levels.inv_scale % 1 - 0.5).min()
+    assert position > 1e-5, "an input of the second layer is too near to a threshold to tell"
+    integers, scale, bias = integer_layer(second.weight(), levels, rows["next"]["input_mean"])
+    expected = _sums(second, levels.integers(pooled.astype(F)), integers) * scale[:, None, None] + bias[:, None, None]
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-4)
