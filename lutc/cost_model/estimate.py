@@ -24,6 +24,8 @@ _TABLE_SHARE, _DENSE_SHARE = 0.65, 0.9
 """Share of the bound that kernels of tables, and of matrix products, reach on layers of usual size."""
 _LEVEL_CYCLES = 4
 """Cycles in which a vector of float32 becomes 8-bit integers."""
+_EPILOGUE_CYCLES = 4, 6
+"""Cycles that a vector of results takes in float32 and from int8; small layers are all epilogue."""
 _GATHER_ROWS = 8
 """Rows up to which a dense layer's table is read row by row."""
 _GHZ = 3.0
@@ -150,7 +152,11 @@ def slower_as_int8(model: Model, target: Target) -> dict[str, str]:
     peak, found = _peak(target), {}
     for size in layer_shapes(model.mod):
         whole = -(-size.outputs // peak.dot_rows) * peak.dot_rows  # both products compute whole vectors of outputs
-        dense, integer = _dense_us(size, whole, peak, 1.0)
+        vectors = size.rows * whole / peak.dot_rows
+        dense, integer = (
+            us + cycles * vectors / 1e3
+            for us, cycles in zip(_dense_us(size, whole, peak, 1.0), _EPILOGUE_CYCLES, strict=True)
+        )
         if integer >= dense:
             found[size.name] = f"int8 takes {integer / dense:.1f}x the time of float32 by the cost model"
     return found

@@ -10,8 +10,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import lutc
+from lutc.cost_model.estimate import _padded_depth, slower_as_int8
+from lutc.importers import import_model
 from lutc.importers.codebook import Codebook
 from lutc.importers.codebooks import Codebooks
+from lutc.targets import parse_target
+from tvm_ext.transform.layer_shapes import LayerSize
 
 ROWS = 64
 
@@ -63,3 +67,21 @@ def test_keep_float_auto(model: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert {row.name: row.kind for row in artifact.manifest.layers} == {"wide": "lut", "narrow": "float"}
     assert any("narrow stays float: a table is" in message for message in told)
+
+
+@pytest.mark.parametrize(
+    ("target", "slower"),
+    [("x86-64-v4-vbmi", []), ("x86-64-v3", ["narrow"]), ("arm64-dotprod", ["narrow"]), ("arm64", ["narrow", "wide"])],
+)
+def test_layers_that_int8_makes_no_faster(model: Path, target: str, slower: list[str]) -> None:
+    """Without dot products there is nothing to gain; with few outputs, turning inputs into integers costs too much."""
+    told = slower_as_int8(import_model(model), parse_target(target))
+    assert sorted(told) == slower
+    assert all(reason.startswith("int8 takes ") for reason in told.values())
+
+
+def test_a_window_of_few_channels_is_padded_by_rows() -> None:
+    stem = LayerSize("stem", "conv2d", 100, 3 * 49, 64, 49, 300)
+    assert _padded_depth(stem) == 7 * 24
+    assert _padded_depth(LayerSize("conv", "conv2d", 100, 6 * 9, 64, 9, 300)) == 9 * 8
+    assert _padded_depth(LayerSize("fc", "dense", 1, 500, 64, 1, 500)) == 512

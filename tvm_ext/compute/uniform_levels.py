@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _SHRINK = np.linspace(1, 0.2, 25)
-"""Shares of the range that a search for the least error tries: outliers may be worth less than fine steps."""
+"""Shares of the range that a search for the least error tries."""
 _SEARCHED = 1 << 16
 """Values that the search looks at."""
 
@@ -52,7 +52,10 @@ class UniformLevels:
 
 
 def fit_uniform(low: float, high: float, samples: np.ndarray, count: int) -> UniformLevels:
-    """`count` levels for values in low..high, and 0, with the range that keeps the squared error of `samples` least."""
+    """`count` levels for values in low..high, and 0, or in less of it where that halves the squared error of `samples`.
+
+    Few large values may not cost all others their resolution; but they are not cut off for a little more of it.
+    """
     low, high = min(float(low), 0.0), max(float(high), 0.0)
     if high - low < 1e-30:
         return UniformLevels(1.0, 0, count - 1)
@@ -62,9 +65,11 @@ def fit_uniform(low: float, high: float, samples: np.ndarray, count: int) -> Uni
     def error(levels: UniformLevels) -> float:
         return float(np.square(levels.integers(flat) * levels.scale - flat, dtype=np.float64).sum())
 
-    best = min((_spread(low, high * share, count) for share in _SHRINK if high or share == 1), key=error)
+    whole = _spread(low, high, count)
+    best = min([whole, *(_spread(low, high * share, count) for share in _SHRINK if high)], key=error)
     top = best.high * best.scale
-    return min([best, *(_spread(low * share, top, count) for share in _SHRINK if low)], key=error)
+    best = min([best, *(_spread(low * share, top, count) for share in _SHRINK if low)], key=error)
+    return best if 2 * error(best) <= error(whole) else whole
 
 
 def _spread(low: float, high: float, count: int) -> UniformLevels:
