@@ -69,7 +69,7 @@ def test_codes_are_those_of_the_definition(model: Path, codebooks: Codebooks, ta
 
 
 def test_a_size_with_code_gives_the_bits_of_a_static_compile(model: Path, codebooks: Codebooks, tables: Path) -> None:
-    shapes = {name: (2, 24) for name in ("ids", "mask")}
+    shapes = dict.fromkeys(("ids", "mask"), (2, 24))
     output = model.with_name("static.lutc")
     static = lutc.load(lutc.compile(model, codebooks=codebooks, input_shapes=shapes, output=output).path, threads=1)
     session = lutc.load(tables, threads=1)
