@@ -44,6 +44,8 @@ from lutc.nn.monitor import Monitor
 from lutc.nn.reconstruct import reconstruct_
 from lutc.nn.schedules import AnnealTemperature
 
+CHOSEN = {"filter_fn": lambda module, name: name not in ("conv1", "fc")}
+
 
 class Block(nn.Module):
     """Two 3x3 convolutions and a shortcut; a 1x1 convolution fits the shortcut where the shape changes."""
@@ -95,6 +97,7 @@ def main() -> None:
     parser.add_argument("--calibration-images", type=int, default=512)
     parser.add_argument("--test-images", type=int, help="measure accuracy on so many; default: all")
     parser.add_argument("--start", choices=("reconstruct", "kmeans"), default="reconstruct")
+    parser.add_argument("--encoder", choices=("l2", "tree"), default="l2")
     parser.add_argument("--encode-dtype", choices=("int8", "float32"), default="int8")
     parser.add_argument("--table-dtype", choices=("int8", "float32"), default="int8")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
@@ -164,21 +167,20 @@ def prepare(
     rank: int,
 ) -> int:
     """Lookup tables in place of convolutions; the step to start training at."""
-    config = LUTConfig(encode_dtype=options.encode_dtype, table_dtype=options.table_dtype)
-    chosen = {"filter_fn": lambda module, name: name not in ("conv1", "fc")}
+    config = LUTConfig(encoder=options.encoder, encode_dtype=options.encode_dtype, table_dtype=options.table_dtype)
     if options.resume and checkpoint.exists():
-        quantize_(model, config, **chosen)
+        quantize_(model, config, **CHOSEN)
         return resume(checkpoint, model)
     if rank > 0:
-        quantize_(model, config, **chosen)
+        quantize_(model, config, **CHOSEN)
         broadcast_layers_(model)
         return 0
     calibration = [cifar10_normalised(part) for part in images[: options.calibration_images].split(64)]
     started = time.perf_counter()
     if options.start == "kmeans":
-        quantize_(model, config, calibration=calibration, seed=options.seed, **chosen)
+        quantize_(model, config, calibration=calibration, seed=options.seed, **CHOSEN)
     else:
-        rows = reconstruct_(model, config, calibration=calibration, seed=options.seed, **chosen)
+        rows = reconstruct_(model, config, calibration=calibration, seed=options.seed, **CHOSEN)
         for row in rows:
             console.print(f"  {row.name:<24} error {row.tied_error:.3f} -> {row.fitted_error:.3f}")
     broadcast_layers_(model)
@@ -264,6 +266,10 @@ def finish(
 ) -> None:
     results["lookup tables in torch"] = accuracy(predict(model, test_x), test_y)
     torch.save(model.state_dict(), options.output / "trained.pt")
+    twin = ResNet20()
+    quantize_(twin, LUTConfig(encoder=options.encoder, encode_dtype="float32", table_dtype="float32"), **CHOSEN)
+    twin.load_state_dict(model.state_dict(), strict=False)
+    results["the same with float32 search and tables, in torch"] = accuracy(predict(twin, test_x), test_y)
     quantize_(model, step="convert")
     batch = next(size for size in (50, 10, 1) if len(test_x) % size == 0)
     artifact = export_and_compile(model, (test_x[:batch],), options.output, "resnet20_lut", options.target)

@@ -51,7 +51,7 @@ def _library() -> ctypes.CDLL | None:
 
 
 def usable(num_centroids: int, grid: Tensor) -> bool:
-    """Whether `codes` and `backward` take these sizes and this kind of tensor; grid [B, C, V + 2, L]."""
+    """Whether the kernels take these sizes and this kind of tensor; grid [B, C, rows, L]."""
     fits = num_centroids <= _LIMIT and grid.shape[2] <= _LIMIT
     return fits and grid.dtype == torch.float32 and grid.device.type == "cpu" and _library() is not None
 
@@ -64,32 +64,81 @@ def codes(grid: Tensor, score: Tensor, num_centroids: int) -> Tensor:
     return found
 
 
+def tree_codes(grid: Tensor, dims: Tensor, splits: Tensor) -> Tensor:
+    """Codes int32 [B, C, L] of trees on grid [B, C, V, L]: dims int32 [C, levels], splits [C, K - 1] in its units."""
+    batch, codebooks, _, positions = grid.shape
+    found = torch.empty((batch, codebooks, positions), dtype=torch.int32)
+    _call("lutc_tree_codes", grid, splits.shape[1] + 1, grid, dims, splits, found, ctypes.c_long(dims.shape[1]))
+    return found
+
+
 def backward(
     grid: Tensor,
     factors: Tensor,
     floor: float,
     upstream: Tensor,
     table: Tensor,
+    codes: Tensor | None,
     pull: Tensor,
     drag: Tensor,
     to_columns: Tensor,
     to_table: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Write to_columns [B, C, V, L] and add to to_table [C, K, M]; see soft_pq.c.
+    """Write to_columns [B, C, V, L] and add to to_table [C, K, M], by codes [B, C, L] where given; see soft_pq.c.
 
     Returns the moments [C, K, V + 1] and the gradient of the log temperature [].
     """
-    (codebooks, centroids), outputs = factors.shape[:2], upstream.shape[1]
-    padding = -outputs % _LANES
-    turned = F.pad(upstream.mT, (0, padding)).contiguous()
-    found = grid.new_zeros(codebooks, centroids, outputs + padding)
+    codebooks, centroids = factors.shape[:2]
     moments = grid.new_zeros(codebooks, centroids, grid.shape[2] - 1)
     temperature = grid.new_zeros(codebooks)
-    arrays = (upstream.contiguous(), turned, table, pull, drag, to_columns, found, moments, temperature)
-    sizes = (ctypes.c_long(outputs), ctypes.c_long(outputs + padding))
-    _call("lutc_backward", grid, centroids, grid, factors, ctypes.c_float(floor), *arrays, *sizes)
-    to_table += found[:, :, :outputs]
+    with _Upstream(upstream, to_table) as given:
+        arrays = (grid, factors, ctypes.c_float(floor), *given.arrays, table, _int32(codes), pull, drag, to_columns)
+        _call("lutc_backward", grid, centroids, *arrays, given.to_table, moments, temperature, *given.sizes)
     return moments, temperature.sum()
+
+
+def tree_backward(
+    grid: Tensor,
+    dims: Tensor,
+    thresholds: Tensor,
+    step: Tensor,
+    sharpness: float,
+    upstream: Tensor,
+    table: Tensor,
+    codes: Tensor | None,
+    to_columns: Tensor,
+    to_table: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """As `backward`, for trees; returns the gradients of the thresholds [C, K - 1] and of the log temperature []."""
+    to_thresholds = torch.zeros_like(thresholds)
+    temperature = grid.new_zeros(len(thresholds))
+    with _Upstream(upstream, to_table) as given:
+        arrays = (grid, dims, thresholds, step, ctypes.c_float(sharpness), *given.arrays, table, _int32(codes))
+        found = (to_columns, given.to_table, to_thresholds, temperature, ctypes.c_long(dims.shape[1]))
+        _call("lutc_tree_backward", grid, thresholds.shape[1] + 1, *arrays, *found, *given.sizes)
+    return to_thresholds, temperature.sum()
+
+
+class _Upstream:
+    """Upstream [B, M, L] as the kernels take it, and a table gradient of whole vectors that is added to `to_table`."""
+
+    def __init__(self, upstream: Tensor, to_table: Tensor) -> None:
+        outputs = upstream.shape[1]
+        padding = -outputs % _LANES
+        self.arrays = (upstream.contiguous(), F.pad(upstream.mT, (0, padding)).contiguous())
+        self.sizes = (ctypes.c_long(outputs), ctypes.c_long(outputs + padding))
+        self.to_table = to_table.new_zeros(*to_table.shape[:2], outputs + padding)
+        self._sum = to_table
+
+    def __enter__(self) -> _Upstream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sum += self.to_table[:, :, : self._sum.shape[2]]
+
+
+def _int32(codes: Tensor | None) -> Tensor | None:
+    return None if codes is None else codes.int()
 
 
 @functools.cache
@@ -97,7 +146,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
 
 
-def _call(name: str, grid: Tensor, num_centroids: int, *arguments: Tensor | ctypes.c_float | ctypes.c_long) -> None:
+def _call(
+    name: str, grid: Tensor, num_centroids: int, *arguments: Tensor | ctypes.c_float | ctypes.c_long | None
+) -> None:
     """Run a kernel, its codebooks shared out to as many threads as torch uses."""
     library = _library()
     assert library is not None

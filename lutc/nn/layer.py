@@ -110,7 +110,7 @@ class LUTLayer(nn.Module):
     def soft_forward(self, x: Tensor) -> Tensor:
         """Training forward of x as `columns` takes it, without bias."""
         values, scale = self.read_table()
-        return soft_lookup(x, self.float_table(), values, scale, self.columns(), self.search())
+        return soft_lookup(x, self.float_table(), values, scale, self.columns(), self.search(), self.table is not None)
 
     @property
     def integer_lookup(self) -> bool:

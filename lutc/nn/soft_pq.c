@@ -135,15 +135,46 @@ void lutc_codes(const float *grid, const float *score, int32_t *codes, long batc
     }
 }
 
+/* u [K] = table [K, M] times a tile of upstream [M, L]: how far each entry of the attention is wanted. */
+INLINE void wanted(row *u, const float *table, const float *upstream, int K, long outputs, long positions, long at,
+                   row *space) {
+  for (long m = 0; m < outputs; m += LIMIT) {
+    int some = outputs - m < LIMIT ? (int)(outputs - m) : LIMIT;
+    tile up = part(upstream + m * positions, some, positions, at, space);
+    product(u, table + m, outputs, up, K, some, m > 0);
+  }
+}
+
+/* to_table [K, P] += attention times a tile of turned [L, P], or turned alone in the row of each code. */
+INLINE void learn(float *to_table, row *attention, const int32_t *codes, const float *turned, int K, long padded,
+                  long positions, long at) {
+  int width = positions - at < TILE ? (int)(positions - at) : TILE;
+  turned += at * padded;
+  for (int l = 0; codes && l < width; l++) {
+    float *to = to_table + codes[at + l] * padded;
+    for (long m = 0; m < padded; m++) to[m] += turned[l * padded + m];
+  }
+  for (int k = 0; !codes && k < K; k += GROUP)
+    for (long m = 0; m < padded; m += LANES) {
+      vec found[GROUP];
+      OF_GROUP(i) found[i] = all(0);
+      for (int l = 0; l < width; l++) {
+        vec u = *(const unaligned *)(turned + l * padded + m);
+        OF_GROUP(i) found[i] += ((const float *)attention[k + i])[l] * u;
+      }
+      OF_GROUP(i) if (k + i < K) *(unaligned *)(to_table + (k + i) * padded + m) += found[i];
+    }
+}
+
 /* The whole backward of one piece. upstream [B, M, L]; turned [B, L, P] is the same with M padded to P, whole vectors.
 
    r = root of (factors [C, K, V + 2] times columns, ones and |x|^2), at least floor; a = softmax of -r over K
-   to_table [C, K, P] += a times upstream, summed over positions
+   to_table [C, K, P] += a times upstream, summed over positions; with codes [B, C, L], upstream where k is the code
    g = a (u - sum of a u), u = table [C, K, M] times upstream: the gradient of -r
    to_columns [B, C, V, L] = pull [C, V, K] times g / r, less columns times (drag [C, K] times g / r)
    moments [C, K, V + 1] += g / r times columns and ones, temperature [C] += g r, summed over positions */
 void lutc_backward(const float *grid, const float *factors, float floor, const float *upstream, const float *turned,
-                   const float *table, const float *pull, const float *drag, float *to_columns, float *to_table,
+                   const float *table, const int32_t *codes, const float *pull, const float *drag, float *to_columns, float *to_table,
                    float *moments, float *temperature, long outputs, long padded, long batch, long codebooks,
                    long centroids, long rows, long positions, long first, long last) {
   int K = (int)centroids, V = (int)rows - 2;
@@ -157,11 +188,7 @@ void lutc_backward(const float *grid, const float *factors, float floor, const f
       long index = b * codebooks + c;
       for (long at = 0; at < positions; at += TILE) {
         row square[1], low, sum;
-        for (int m = 0; m < outputs; m += LIMIT) {
-          int some = outputs - m < LIMIT ? (int)(outputs - m) : LIMIT;
-          tile up = part(upstream + (b * outputs + m) * positions, some, positions, at, space);
-          product(p, table + c * K * outputs + m, outputs, up, K, some, m > 0);
-        }
+        wanted(p, table + c * K * outputs, upstream + b * outputs * positions, K, outputs, positions, at, space);
         tile in = part(grid + index * rows * positions, V + 1, positions, at, space);
         EACH(w) square[0][w] = all(0);
         for (int v = 0; v < V; v++) EACH(w) square[0][w] += get(in, v, w) * get(in, v, w);
@@ -207,22 +234,96 @@ void lutc_backward(const float *grid, const float *factors, float floor, const f
             EACH(w) s += p[k][w] * get(in, v, w);
             sums[k * (V + 1) + v] = s;
           }
-        int width = positions - at < TILE ? (int)(positions - at) : TILE;
-        for (int k = 0; k < K; k += GROUP)
-          for (long m = 0; m < padded; m += LANES) {
-            const float *from = turned + (b * positions + at) * padded + m;
-            vec found[GROUP];
-            OF_GROUP(i) found[i] = all(0);
-            for (int l = 0; l < width; l++) {
-              vec u = *(const unaligned *)(from + l * padded);
-              OF_GROUP(i) found[i] += ((const float *)a[k + i])[l] * u;
-            }
-            OF_GROUP(i) if (k + i < K) *(unaligned *)(to_table + (c * K + k + i) * padded + m) += found[i];
-          }
+        learn(to_table + c * K * padded, a, codes ? codes + index * positions : 0, turned + b * positions * padded, K,
+              padded, positions, at);
       }
     }
     for (int i = 0; i < K * (V + 1); i++)
       for (int l = 0; l < LANES; l++) moments[c * K * (V + 1) + i] += sums[i][l];
+    for (int l = 0; l < LANES; l++) temperature[c] += heat[l];
+  }
+}
+
+/* codes int32 [B, C, L] of trees: grid [B, C, V, L], dims int32 [C, levels], splits [C, K - 1] in the grid's units. */
+void lutc_tree_codes(const float *grid, const int32_t *dims, const float *splits, int32_t *codes, long levels,
+                     long batch, long codebooks, long centroids, long rows, long positions, long first, long last) {
+  for (long b = 0; b < batch; b++)
+    for (long c = first; c < last; c++) {
+      const float *in = grid + (b * codebooks + c) * rows * positions, *split = splits + c * (centroids - 1);
+      int32_t *out = codes + (b * codebooks + c) * positions;
+      for (long l = 0; l < positions; l++) out[l] = 0;
+      for (long level = 0; level < levels; level++) {
+        const float *x = in + dims[c * levels + level] * positions;
+        for (long l = 0; l < positions; l++) out[l] = 2 * out[l] + 1 + (x[l] >= split[out[l]]);
+      }
+      for (long l = 0; l < positions; l++) out[l] -= (int32_t)centroids - 1;
+    }
+}
+
+/* The whole backward of one piece of trees; grid [B, C, V, L], dims int32 [C, levels], thresholds [C, K - 1] and step [C]
+   of the grid in units of x. m = (x - threshold) * sharpness and s = tanh(m) at every node; a = softmax over the leaves
+   of the signed sums of s on their paths; to_columns is in units of x; to_thresholds [C, K - 1] and temperature [C] are
+   added to; the others as in lutc_backward. */
+void lutc_tree_backward(const float *grid, const int32_t *dims, const float *thresholds, const float *step,
+                        float sharpness, const float *upstream, const float *turned, const float *table,
+                        const int32_t *codes, float *to_columns, float *to_table, float *to_thresholds,
+                        float *temperature, long levels, long outputs, long padded, long batch, long codebooks,
+                        long centroids, long rows, long positions, long first, long last) {
+  int K = (int)centroids, V = (int)rows;
+  row space[LIMIT], margin[LIMIT], side[LIMIT], a[LIMIT], p[LIMIT], out[LIMIT], heap[2 * LIMIT];
+  memset(a, 0, sizeof(a));
+  for (long c = first; c < last; c++) {
+    vec heat = all(0), sums[LIMIT];
+    memset(sums, 0, sizeof(sums));
+    for (long b = 0; b < batch; b++) {
+      long index = b * codebooks + c;
+      for (long at = 0; at < positions; at += TILE) {
+        row sum, inner;
+        wanted(p, table + c * K * outputs, upstream + b * outputs * positions, K, outputs, positions, at, space);
+        tile in = part(grid + index * rows * positions, V, positions, at, space);
+        EACH(w) { heap[0][w] = sum[w] = inner[w] = all(0); }
+        for (int level = 0, n = 0; level < levels; level++)
+          for (int end = 2 * n + 1; n < end; n++)
+            EACH(w) {
+              vec x = get(in, dims[c * levels + level], w) * step[c];
+              vec m = (x - thresholds[c * (K - 1) + n]) * sharpness;
+              vec e = exponential(-2.0f * pick(m < all(0), -m, m)), s = (1.0f - e) * inverse(1.0f + e);
+              s = pick(m < all(0), -s, s);
+              margin[n][w] = m;
+              side[n][w] = s;
+              heap[2 * n + 1][w] = heap[n][w] - s;
+              heap[2 * n + 2][w] = heap[n][w] + s;
+            }
+        for (int k = 0; k < K; k++)
+          EACH(w) {
+            a[k][w] = exponential(heap[K - 1 + k][w] - (float)levels);
+            sum[w] += a[k][w];
+          }
+        EACH(w) sum[w] = 1.0f / sum[w];
+        for (int k = 0; k < K; k++)
+          EACH(w) {
+            a[k][w] *= sum[w];
+            inner[w] += a[k][w] * p[k][w];
+          }
+        for (int k = 0; k < K; k++) EACH(w) heap[K - 1 + k][w] = a[k][w] * (p[k][w] - inner[w]);
+        for (int v = 0; v < V; v++) EACH(w) out[v][w] = all(0);
+        for (int level = (int)levels - 1, n = K - 2; level >= 0; level--)
+          for (int end = (1 << level) - 1; n >= end; n--)
+            EACH(w) {
+              vec g = (heap[2 * n + 2][w] - heap[2 * n + 1][w]) * (1.0f - side[n][w] * side[n][w]);
+              heap[n][w] = heap[2 * n + 1][w] + heap[2 * n + 2][w];
+              heat -= g * margin[n][w];
+              g *= sharpness;
+              sums[n] -= g;
+              out[dims[c * levels + level]][w] += g;
+            }
+        for (int v = 0; v < V; v++) store(to_columns + (index * V + v) * positions, out[v], positions, at);
+        learn(to_table + c * K * padded, a, codes ? codes + index * positions : 0, turned + b * positions * padded, K,
+              padded, positions, at);
+      }
+    }
+    for (int n = 0; n < K - 1; n++)
+      for (int l = 0; l < LANES; l++) to_thresholds[c * (K - 1) + n] += sums[n][l];
     for (int l = 0; l < LANES; l++) temperature[c] += heat[l];
   }
 }

@@ -112,7 +112,14 @@ class ClosestCentroid:
         return self._grid.scatter(to_columns, x, columns, work), [self._to_centroids(moments), temperature]
 
     def backward(
-        self, x: Tensor, upstream: Tensor, table: Tensor, to_table: Tensor, columns: Columns, work: Workspace
+        self,
+        x: Tensor,
+        upstream: Tensor,
+        table: Tensor,
+        codes: Tensor | None,
+        to_table: Tensor,
+        columns: Columns,
+        work: Workspace,
     ) -> tuple[Tensor, list[Tensor]] | None:
         """`attention`, its products with table and upstream [B, M, L], and `gradients` in one pass, or None where that
         cannot be had. Adds to to_table [C, K, M]."""
@@ -123,7 +130,7 @@ class ClosestCentroid:
         to_columns = work.get("to_columns", (batch, codebooks, rows - 2, positions), grid)
         constants = (self._pull[:, :-1].contiguous(), self._drag.contiguous())
         moments, temperature = kernels.backward(
-            grid, self._factors, _DISTANCE_FLOOR, upstream, table, *constants, to_columns, to_table
+            grid, self._factors, _DISTANCE_FLOOR, upstream, table, codes, *constants, to_columns, to_table
         )
         return self._grid.scatter(to_columns, x, columns, work), [self._to_centroids(moments), temperature]
 

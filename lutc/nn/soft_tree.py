@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lutc.nn import kernels
 from lutc.nn.columns import Columns, Workspace
 from lutc.nn.input_grid import InputGrid
 
@@ -40,7 +41,10 @@ class TreeWalk:
 
     def codes(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
         """x as `columns` takes it -> int64 [B, C, L]."""
-        values = self._values(x, columns, work)
+        grid = self._columns(x, columns, work)
+        if kernels.usable(self.num_centroids, grid):
+            return kernels.tree_codes(grid, self._dims.int(), self._splits.contiguous()).long()
+        values = self._values(grid)
         node = torch.zeros_like(values[:, :, 0], dtype=torch.int64)
         for level in range(self._levels):
             threshold = self._splits[torch.arange(len(self._splits), device=node.device)[:, None], node]
@@ -49,7 +53,7 @@ class TreeWalk:
 
     def attention(self, x: Tensor, columns: Columns, work: Workspace) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Softmax over leaves [B, C, K, L], and what `gradients` needs."""
-        values = self._values(x, columns, work)
+        values = self._values(self._columns(x, columns, work))
         if self._step is not None:
             values = values * self._step
         thresholds, log_temperature = (parameter.detach() for parameter in self.parameters)
@@ -74,10 +78,36 @@ class TreeWalk:
         parameters = [-to_values.sum((0, 3)), -(to_margin * margin).sum()]
         return self._grid.scatter(to_columns, x, columns, work), parameters
 
-    def _values(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
-        """The elements looked at on each level: [B, C, L, positions], on the grid with encode_dtype="int8"."""
+    def backward(
+        self,
+        x: Tensor,
+        upstream: Tensor,
+        table: Tensor,
+        codes: Tensor | None,
+        to_table: Tensor,
+        columns: Columns,
+        work: Workspace,
+    ) -> tuple[Tensor, list[Tensor]] | None:
+        """See ClosestCentroid.backward."""
+        grid = self._columns(x, columns, work)
+        if not kernels.usable(self.num_centroids, grid):
+            return None
+        to_columns = work.get("to_columns", grid.shape, grid)
+        thresholds, log_temperature = (parameter.detach() for parameter in self.parameters)
+        step = grid.new_ones(len(thresholds)) if self._step is None else self._step.flatten()
+        sharpness = float((-log_temperature).exp())
+        trees = (grid, self._dims.int(), thresholds.contiguous(), step.contiguous(), sharpness)
+        found = kernels.tree_backward(*trees, upstream, table, codes, to_columns, to_table)
+        return self._grid.scatter(to_columns, x, columns, work), list(found)
+
+    def _columns(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
+        """[B, C, V, L], on the grid with encode_dtype="int8"."""
         inputs = work.get("tree", columns.shape(x), x)
         self._grid.gather(x, columns, inputs)
+        return inputs
+
+    def _values(self, inputs: Tensor) -> Tensor:
+        """The elements looked at on each level: [B, C, levels, L]."""
         index = self._dims[None, :, :, None].expand(inputs.shape[0], -1, -1, inputs.shape[3])
         return inputs.gather(2, index)
 

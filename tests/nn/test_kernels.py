@@ -29,24 +29,28 @@ def run(layer: LUTLayer, x: Tensor, upstream: Tensor) -> list[Tensor]:
     layer.zero_grad()
     y = layer(x)
     (y * upstream).sum().backward()
-    return [y.detach(), x.grad, *(parameter.grad.clone() for parameter in layer.parameters())]  # type: ignore[union-attr]
+    return [y.detach(), x.grad, *(p.grad.clone() for p in layer.parameters() if p.grad is not None)]
 
 
+@pytest.mark.parametrize("free", [False, True])
 @pytest.mark.parametrize("encode_dtype", ["int8", "float32"])
 @pytest.mark.parametrize(
     ("kind", "num_centroids", "outputs", "temperature", "threads"),
     [("conv", 16, 7, 1.0, 1), ("conv", 16, 48, 0.02, 2), ("linear", 16, 70, 0.3, 1), ("linear", 2, 1, 1.0, 3),
      ("conv", 64, 16, 0.3, 1)],
 )  # fmt: skip
+@pytest.mark.parametrize("encoder", ["l2", "tree"])
 def test_codes_and_gradients_are_those_of_the_torch_operations(
     kind: str, num_centroids: int, outputs: int, temperature: float, threads: int, encode_dtype: str,
-    monkeypatch: pytest.MonkeyPatch,
+    free: bool, encoder: str, monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
     torch.manual_seed(0)
-    config = LUTConfig(num_centroids=num_centroids, encode_dtype=encode_dtype)
+    config = LUTConfig(num_centroids=num_centroids, encode_dtype=encode_dtype, encoder=encoder)
     layer, x = layer_of(kind, config, outputs)
     layer.log_temperature.data.fill_(temperature).log_()
     layer.train()
+    if free:
+        layer.free_table()
     upstream = torch.randn_like(layer(x).detach())
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
