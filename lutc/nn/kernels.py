@@ -1,4 +1,4 @@
-"""The inner loops of soft-PQ in C, built by the machine's C compiler when first used.
+"""The inner loops of soft-PQ and of trees in C (kernels.c), built by the machine's C compiler when first used.
 
 The same steps as separate torch operations read and write every [C, K, positions] array a dozen times. Where there is
 no compiler (`CC`, else `cc`), the tensors are not float32 on a CPU, or LUTC_NN_KERNELS=0 says so, those run instead.
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_LIMIT, _LANES = 64, 16  # as in soft_pq.c, or a multiple
+_LIMIT, _LANES = 64, 16  # as in kernels.c, or a multiple
 _FLAGS = (
     "-O3",
     "-std=gnu11",
@@ -36,13 +36,13 @@ _WIDE = ("-mprefer-vector-width=512",)  # x86 only
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    """The compiled soft_pq.c, or None without a working compiler."""
+    """The compiled kernels.c, or None without a working compiler."""
     command = shlex.split(os.environ.get("CC", "cc"))
     if os.environ.get("LUTC_NN_KERNELS") == "0" or not command or shutil.which(command[0]) is None:
         return None
-    source = Path(__file__).with_name("soft_pq.c")
+    source = Path(__file__).with_name("kernels.c")
     with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "soft_pq.so"
+        library = Path(folder) / "kernels.so"
         for flags in ((*_FLAGS, *_WIDE), _FLAGS):
             done = subprocess.run([*command, *flags, str(source), "-lm", "-o", str(library)], capture_output=True)
             if done.returncode == 0:
@@ -57,7 +57,7 @@ def usable(num_centroids: int, grid: Tensor) -> bool:
 
 
 def codes(grid: Tensor, score: Tensor, num_centroids: int) -> Tensor:
-    """Codes int32 [B, C, L] by score [C, K, V + 1], rounded down; see soft_pq.c."""
+    """Codes int32 [B, C, L] by score [C, K, V + 1], rounded down; see kernels.c."""
     batch, codebooks, _, positions = grid.shape
     found = torch.empty((batch, codebooks, positions), dtype=torch.int32)
     _call("lutc_codes", grid, num_centroids, grid, score, found)
@@ -84,7 +84,7 @@ def backward(
     to_columns: Tensor,
     to_table: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Write to_columns [B, C, V, L] and add to to_table [C, K, M], by codes [B, C, L] where given; see soft_pq.c.
+    """Write to_columns [B, C, V, L] and add to to_table [C, K, M], by codes [B, C, L] where given; see kernels.c.
 
     Returns the moments [C, K, V + 1] and the gradient of the log temperature [].
     """

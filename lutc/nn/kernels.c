@@ -1,4 +1,4 @@
-/* The inner loops of lutc/nn/soft_pq.py, each one pass over a tile of positions in place of ten over whole arrays.
+/* The inner loops of soft_pq.py and soft_tree.py, each one pass over a tile of positions in place of ten over whole arrays.
 
 Arrays are float32 and contiguous; grid [B, C, V + 2, L] holds columns, a row of ones and a row that is not read.
 A call does the codebooks first <= c < last, so that threads can share the work. K and V + 2 are at most LIMIT.
