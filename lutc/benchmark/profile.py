@@ -112,7 +112,7 @@ class ProfileReport(Report):
 
 def _amdahl(rows: Sequence[ProfileRow]) -> list[str]:
     """What faster tables could bring at most, as the rest stays (Amdahl's law)."""
-    rest = sum(row.total_us for row in rows if row.kind == "float")
+    rest = sum(row.total_us for row in rows if row.kind != "lut")
     tables = sum(row.total_us for row in rows if row.kind == "lut")
     if not tables:
         return [f"{rest:.1f} us, all of it, are spent outside of lookup tables."]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import lutc
 from lutc.artifact.store import Artifact
 from lutc.errors import InputError, LoweringError, LutcError
 from tests.calibrate.nets import attention, cnn, floats
+from tests.execute import why_not_emulated
 
 IMAGES = floats(20, 3, 8, 10)
 
@@ -70,6 +72,36 @@ def test_the_same_inputs_give_the_same_artifact(folder: Path, monkeypatch: pytes
                      calibration=IMAGES, progress=_quiet)  # fmt: skip
     texts = [(folder / f"{name}.lutc" / "manifest.json").read_text() for name in ("a", "b")]
     assert texts[0] == texts[1].replace('"name": "b"', '"name": "a"')
+    report = lutc.inspect(folder / "a.lutc")
+    assert "inv scale" in str(report) and "level error" in str(report)
+    row = next(row for row in report.rows if row["name"] == "stem")
+    assert row["input_low"] < 0 < row["input_high"] and row["inv_scale"] > 0
+
+
+def test_on_aarch64(folder: Path) -> None:
+    """Sums of the stem equal numpy's under emulation, and outputs ONNX Runtime's with the same integers."""
+    if reason := why_not_emulated():
+        pytest.skip(reason)
+    artifact = lutc.compile(folder / "net.onnx", "arm64-dotprod", output=folder / "dotprod.lutc", remainder="int8",
+                            calibration=IMAGES, progress=_quiet)  # fmt: skip
+    report = lutc.verify(artifact.path, emulate=True, samples=4)
+    assert report.passed, str(report)
+    assert [row.name for row in report.rows if row.kind == "sums"] == ["stem", "conv1"]
+    assert next(row for row in artifact.manifest.layers if row.name == "stem").kernel == "product neon_dotprod"
+
+
+def test_verify_finds_other_scales(folder: Path) -> None:
+    """An artifact whose manifest tells another scale than its code has is wrong."""
+    artifact = lutc.compile(folder / "net.onnx", "native", output=folder / "other.lutc", remainder="int8",
+                            calibration=IMAGES, progress=_quiet)  # fmt: skip
+    assert lutc.verify(artifact.path, samples=4).passed
+    path = artifact.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    stem = next(row for row in manifest["layers"] if row["name"] == "stem")
+    stem["inv_scale"] *= 0.9
+    path.write_text(json.dumps(manifest))
+    report = lutc.verify(artifact.path, samples=4)
+    assert [row.name for row in report.rows if not row.passed] == ["y"]
 
 
 def test_a_target_whose_products_are_no_faster_keeps_float(folder: Path) -> None:
@@ -78,15 +110,6 @@ def test_a_target_whose_products_are_no_faster_keeps_float(folder: Path) -> None
     rows = [row for row in artifact.manifest.layers if row.name != "depthwise"]
     assert {row.kind for row in rows} == {"float"}
     assert all("the time of float32 by the cost model" in row.reason for row in rows)
-
-
-def test_inspect_tells_scales(folder: Path, tmp_path: Path) -> None:
-    artifact = lutc.compile(folder / "net.onnx", "x86-64-v3", output=tmp_path / "net.lutc", remainder="int8",
-                            calibration=IMAGES, progress=_quiet)  # fmt: skip
-    text = str(lutc.inspect(artifact.path))
-    assert "inv scale" in text and "level error" in text
-    row = next(row for row in lutc.inspect(artifact.path).rows if row["name"] == "stem")
-    assert row["input_low"] < 0 < row["input_high"] and row["inv_scale"] > 0
 
 
 NOT_FITTING = {
