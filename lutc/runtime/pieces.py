@@ -83,13 +83,12 @@ def plan(given: Any, manifest: Manifest, where: str) -> Plan:
     arrays = check_inputs(given, [_Wanted(spec.name, spec.dtype, spec.sizes) for spec in manifest.inputs], where)
     if not manifest.dimensions:
         return Plan([Piece(LIBRARY_NAME, manifest.constants, arrays, {})], {}, manifest.outputs)
-    sizes = _sizes(arrays, manifest, where)
-    codes = {tuple(sorted(code.sizes.items())): code for code in manifest.shapes}
-    names = [dimension.name for dimension in manifest.dimensions]
+    sizes, names = _sizes(arrays, manifest, where), [dimension.name for dimension in manifest.dimensions]
     pieces = []
     for parts in itertools.product(*(_parts(d, sizes[d.name]) for d in manifest.dimensions)):
         chosen = dict(zip(names, parts, strict=True))
-        code = codes[tuple(sorted((name, part.size) for name, part in chosen.items()))]
+        wanted = {name: part.size for name, part in chosen.items()}
+        code = next(code for code in manifest.shapes if code.sizes == wanted)
         pieces.append(_piece(code, arrays, manifest, chosen))
     return Plan(pieces, sizes, manifest.outputs)
 
@@ -132,9 +131,12 @@ def _cut(array: np.ndarray, parts: Sequence[Part | None]) -> np.ndarray:
     """The entries of a piece. Padding repeats the last one: a value that the model can take is there for sure."""
     if not any(parts):
         return array
-    array = array[tuple(slice(p.start, p.start + p.count) if p else slice(None) for p in parts)]
-    missing = [(0, p.size - p.count) if p else (0, 0) for p in parts]
-    return np.pad(array, missing, "edge") if any(after for _, after in missing) else array
+    array = array[tuple([slice(p.start, p.start + p.count) if p else slice(None) for p in parts])]
+    for axis, part in enumerate(parts):
+        if part and part.count < part.size:
+            last = np.take(array, [-1], axis).repeat(part.size - part.count, axis)
+            array = np.concatenate([array, last], axis)
+    return array
 
 
 def _mask(part: Part) -> np.ndarray:
