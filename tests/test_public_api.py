@@ -7,6 +7,8 @@ import inspect
 import re
 import subprocess
 import sys
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,9 @@ def test_version_is_that_of_the_package() -> None:
 
 def test_typed() -> None:
     assert (_ROOT / "lutc" / "py.typed").is_file()
+
+
+def test_export_model_is_the_function_after_its_package_was_used_from_inside() -> None:
+    pytest.importorskip("torch")
+    code = "import lutc.importers.checkpoints.convert, lutc; assert callable(lutc.export_model)"
+    subprocess.run([sys.executable, "-c", code], check=True)

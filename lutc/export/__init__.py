@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lutc.export.export_model import export_model
+    from lutc.export.exporter import export_model
 
 __all__ = ["export_model"]
 
@@ -13,7 +13,6 @@ __all__ = ["export_model"]
 def __getattr__(name: str) -> Any:
     if name != "export_model":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from lutc.export.export_model import export_model
+    from lutc.export.exporter import export_model
 
-    globals()[name] = export_model  # importing the module of that name has put the module here
     return export_model

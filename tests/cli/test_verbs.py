@@ -77,7 +77,7 @@ def test_compile(capsys, api, golden) -> None:
     assert kwargs == {
         "output": Path("out.lutc"), "codebooks": None, "keep_float": ("fc", "layer1.*"), "linker": "zig",
         "exact": False, "emit": ("so", "asm"), "input_shapes": {"x": [1, 3, 8, 8]}, "dump_ir": None,
-        "time_passes": False, "overwrite": False, "remainder": "float32", "calibration": None,
+        "time_passes": False, "overwrite": False, "remainder": "float32", "calibration": None, "dynamic": {},
     }  # fmt: skip
 
 
@@ -200,7 +200,7 @@ def test_verify_exit_status(capsys, api, passed: bool) -> None:
     (((path, reference, inputs), kwargs),) = calls
     assert (path, reference, list(inputs)) == (Path("net.lutc"), Path("model.onnx"), ["x"])
     places = {"emulate": False, "remote": None}
-    assert kwargs == {"codebooks": None, "samples": 3, "seed": 4, "per_layer": False, **places}
+    assert kwargs == {"codebooks": None, "samples": 3, "seed": 4, "sizes": {}, "per_layer": False, **places}
 
 
 def test_verify_refuses_a_foreign_artifact_early(capsys, api) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lutc.errors import ModelImportError
-from lutc.export.export_model import export_model
+from lutc.export.exporter import export_model
 from lutc.files import check_file
 from lutc.importers.checkpoints.network import import_checkpoint
 
