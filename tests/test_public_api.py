@@ -7,8 +7,6 @@ import inspect
 import re
 import subprocess
 import sys
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
