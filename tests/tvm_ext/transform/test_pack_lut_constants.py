@@ -162,6 +162,8 @@ def test_packed_shapes_of_row_loads(isa: str, search: str) -> None:
         (quantize,) = _calls(after, "quantize_rows")
         assert _shape(quantize) == (40 * 5 * 8 + 16,)  # subvectors of 6 in 8 bytes
         assert _shape(encode.args[1]) == (8, 2, 4, 16) and _shape(encode.args[3]) == (8, 4, 16)
+    elif search == "f32":  # centroids in lanes: 16 of them in four vectors of each element
+        assert _shape(encode.args[1]) == (8, 6, 4, 4) and _shape(encode.args[3]) == (8, 4, 16)
     else:
         assert not _calls(after, "quantize_rows")
         assert _shape(encode.args[1])[:2] == (8, 12) and _shape(encode.args[3]) == (8, 12)
