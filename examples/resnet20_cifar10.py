@@ -261,6 +261,17 @@ def train_lut(
     )
 
 
+def compiled_accuracy(
+    model: nn.Module, test_x: Tensor, test_y: Tensor, name: str, options: argparse.Namespace
+) -> float:
+    """Of the artifact made of the model, which is converted."""
+    quantize_(model.eval(), step="convert")
+    batch = next(size for size in (50, 10, 1) if len(test_x) % size == 0)
+    artifact = export_and_compile(model, (test_x[:batch],), options.output, name, options.target)
+    scores = compiled_predict(artifact, ((part.numpy(),) for part in test_x.split(batch)))
+    return accuracy(torch.from_numpy(scores), test_y)
+
+
 def finish(
     model: nn.Module, test_x: Tensor, test_y: Tensor, options: argparse.Namespace, results: dict[str, object]
 ) -> None:
@@ -269,12 +280,10 @@ def finish(
     twin = ResNet20()
     quantize_(twin, LUTConfig(encoder=options.encoder, encode_dtype="float32", table_dtype="float32"), **CHOSEN)
     twin.load_state_dict(model.state_dict(), strict=False)
-    results["the same with float32 search and tables, in torch"] = accuracy(predict(twin, test_x), test_y)
-    quantize_(model, step="convert")
-    batch = next(size for size in (50, 10, 1) if len(test_x) % size == 0)
-    artifact = export_and_compile(model, (test_x[:batch],), options.output, "resnet20_lut", options.target)
-    scores = compiled_predict(artifact, ((part.numpy(),) for part in test_x.split(batch)))
-    results["compiled artifact"] = accuracy(torch.from_numpy(scores), test_y)
+    results["compiled artifact"] = compiled_accuracy(model, test_x, test_y, "resnet20_lut", options)
+    results["float32 search and tables, compiled"] = compiled_accuracy(
+        twin, test_x, test_y, "resnet20_float32", options
+    )
     write_results(options.output / "results.json", results)
 
 
