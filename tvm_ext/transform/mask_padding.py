@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
@@ -62,6 +63,9 @@ class _Masker(PyExprMutator):
             rank = len(x.ty.shape)
             if site.kind == BIAS:
                 args[3:] = [self._attention_bias(mask, args[3:])]
+            elif site.kind == EXCLUDE and "float" not in str(x.ty.dtype):
+                valid = self._along(self._valid(mask, "bool"), site.axis, rank)
+                args[site.operand] = self.builder_.emit(relax.op.where(valid, x, _least(str(x.ty.dtype))))
             elif site.kind == EXCLUDE:
                 args[site.operand] = self.builder_.emit(relax.op.add(x, self._along(mask, site.axis, rank)))
             else:
@@ -84,9 +88,13 @@ class _Masker(PyExprMutator):
     def _valid(self, mask: relax.Var, dtype: str) -> relax.Expr:
         """1 where there is data, 0 where there is padding."""
         there = self.builder_.emit(relax.op.equal(mask, relax.const(0, "float32")))
-        return self.builder_.emit(relax.op.astype(there, dtype))
+        return there if dtype == "bool" else self.builder_.emit(relax.op.astype(there, dtype))
 
     def _attention_bias(self, mask: relax.Var, given: list[relax.Expr]) -> relax.Expr:
         if given:
             return self.builder_.emit(relax.op.add(given[0], mask))
         return self.builder_.emit(relax.op.reshape(mask, [1, 1, 1, mask.ty.shape[0]]))
+
+
+def _least(dtype: str) -> relax.Expr:
+    return relax.const(False if dtype == "bool" else np.iinfo(dtype).min, dtype)

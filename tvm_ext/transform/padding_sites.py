@@ -50,7 +50,7 @@ image.resize2d lut.conv2d nn.adaptive_avg_pool2d nn.avg_pool2d nn.batch_norm nn.
 _POSITIONWISE, _BY_IMAGE = (
     frozenset(f"relax.{name}" for name in names.split()) for names in (_POSITIONWISE_NAMES, _BY_IMAGE_NAMES)
 )
-_KEEPS_ZEROS = frozenset({"relax.astype", "relax.broadcast_to", "relax.permute_dims", "relax.reshape"})
+_KEEPS_ZEROS = frozenset({"relax.astype", "relax.broadcast_to", "relax.reshape"})
 
 
 def padding_sites(mod: tvm.IRModule, other: tvm.IRModule, size: int, other_size: int, lowest: int) -> list[Site]:
@@ -125,8 +125,11 @@ class _Walk:
         if x.ndim == y.ndim:
             common = tuple(slice(0, min(sizes)) for sizes in zip(x.shape, y.shape, strict=True))
             if np.array_equal(x[common], y[common], equal_nan=x.dtype.kind == "f"):
-                if x.shape != y.shape:
-                    self._add(0, 0, PLACE)
+                if any(
+                    size != other and np.ptp(x, axis).any()
+                    for axis, (size, other) in enumerate(zip(x.shape, y.shape, strict=True))
+                ):
+                    self._add(0, 0, PLACE)  # else it is the same at all positions
                 return
         raise PaddingError("a constant in the graph depends on the size")
 
@@ -243,8 +246,8 @@ class _Walk:
         axes = range(rank) if a.attrs.axis is None else [int(axis) % rank for axis in a.attrs.axis]
         kind = {"relax.sum": ZERO, "relax.mean": MEAN, "relax.max": EXCLUDE}[str(a.op.name)]
         growing = [axis for axis in self.axes(a.args[0], b.args[0]) if axis in axes]
-        if growing and kind != ZERO and "float" not in str(a.args[0].ty.dtype):
-            raise PaddingError(f"{_told(str(a.op.name))} of whole numbers mixes positions")
+        if growing and kind == MEAN and "float" not in str(a.args[0].ty.dtype):
+            raise PaddingError("a mean of whole numbers mixes positions")
         if kind == MEAN and len(growing) > 1:
             raise PaddingError("a mean goes over two axes of this dimension")
         for axis in growing:
@@ -299,15 +302,17 @@ class _Walk:
         name = str(a.op.name)
         if name == "relax.nn.softmax":
             self._zeros[var] = {site.axis for site in self.sites if site.binding == self._number}
+        elif name == "relax.full_like" and is_constant(a.args[1]) and not array(a.args[1]).any():
+            self._zeros[var] = set(self.axes(var, other))
+        elif name == "relax.where" and all(_shape(arg) == _shape(var) for arg in a.args[1:]):
+            self._zeros[var] = self._zeros.get(a.args[1], set()) & self._zeros.get(a.args[2], set())
+        elif name == "relax.permute_dims" and a.args[0] in self._zeros:
+            self._zeros[var] = {_order(a).index(axis) for axis in self._zeros[a.args[0]]}
         elif name in _KEEPS_ZEROS and a.args[0] in self._zeros:
             steps = dict(zip(self.axes(a.args[0], b.args[0]), self._steps(a.args[0], b.args[0]), strict=True))
-            zeros = self._zeros[a.args[0]]
-            if name == "relax.permute_dims":
-                self._zeros[var] = {_order(a).index(axis) for axis in zeros}
-            else:
-                kept = {steps[axis] for axis in zeros}
-                there = zip(self.axes(var, other), self._steps(var, other), strict=True)
-                self._zeros[var] = {axis for axis, step in there if step in kept}
+            kept = {steps[axis] for axis in self._zeros[a.args[0]]}
+            there = zip(self.axes(var, other), self._steps(var, other), strict=True)
+            self._zeros[var] = {axis for axis, step in there if step in kept}
 
 
 def _leaves(expr: relax.Expr) -> list[relax.Expr]:

@@ -46,6 +46,11 @@ def fused_attention(b: relax.BlockBuilder, x: relax.Var) -> relax.Expr:
     return relax.op.nn.attention(heads, heads, heads)
 
 
+def anywhere(b: relax.BlockBuilder, x: relax.Var) -> relax.Expr:
+    large = b.emit(relax.op.astype(b.emit(relax.op.greater(x, relax.const(1.5, "float32"))), "int8"))
+    return relax.op.max(large, axis=[1])
+
+
 def placed(b: relax.BlockBuilder, x: relax.Var) -> relax.Expr:
     table = b.emit(relax.op.strided_slice(relax.const(_PLACES), [0], [0], [size_of(x)]))
     return relax.op.add(x, table)
@@ -57,10 +62,12 @@ MASKED: dict[str, tuple[Build, list[str], int | None]] = {
     "sum of all": (lambda b, x: relax.op.sum(x, axis=[1, 2], keepdims=True), ["zero"], None),
     "mean": (lambda b, x: relax.op.mean(x, axis=[1]), ["mean"], None),
     "max": (lambda b, x: relax.op.max(x, axis=[-2]), ["exclude"], None),
+    "any": (anywhere, ["exclude"], None),
     "attention": (attention, ["exclude"], 1),
     "fused attention": (fused_attention, ["bias"], 1),
     "product": (lambda b, x: relax.op.matmul(b.emit(relax.op.permute_dims(x, [0, 2, 1])), x), ["zero"], None),
     "places": (placed, ["place"], 1),
+    "same everywhere": (lambda b, x: relax.op.add(x, relax.const(np.ones((size_of(x), 6), "float32"))), [], 1),
     "first": (lambda b, x: relax.op.take(x, relax.const(0, "int64"), axis=1), ["place"], None),
     "dense": (lambda b, x: relax.op.matmul(x, relax.const(_WEIGHT)), [], 1),
     "norm": (lambda b, x: relax.op.nn.layer_norm(x, relax.const(_WEIGHT[0]), relax.const(_WEIGHT[1]), [-1]), [], 1),
