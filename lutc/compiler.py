@@ -256,6 +256,7 @@ def _manifest(program: Program, goal: Target, folder: Path, linker: Linker) -> M
         constants=codes[0].constants,
         dimensions=list(program.dimensions),
         shapes=codes if program.dimensions else [],
+        workspace_bytes=program.built.workspace_bytes,
         created=datetime.fromtimestamp(int(epoch), timezone.utc).isoformat() if epoch else None,
     )  # fmt: skip
 

@@ -103,12 +103,14 @@ class Built:
     executable : Relax VM executable; its function "main" is the model.
     layers : one dict a layer, as `transform.layer_rows` gives.
     constants : values that "main" takes after the model's inputs, in order.
+    workspace_bytes : memory of a run besides constants, inputs and outputs; see `transform.planned_memory`.
     scheduled : the module before lowering, as text, if asked for.
     """
 
     executable: relax.VMExecutable
     layers: list[dict]
     constants: list[tvm.runtime.Tensor]
+    workspace_bytes: int
     scheduled: str = ""
 
 
@@ -160,7 +162,7 @@ def codegen(
     with tvm_target, tvm.transform.PassContext(opt_level=3, instruments=list(instruments)):
         lowered = tvm.transform.Sequential(lower_passes(tvm_target), name="lower")(mod)
         executable = relax.build(lowered, tvm_target, relax_pipeline=None)
-    return Built(executable, rows, constants, text)
+    return Built(executable, rows, constants, t.planned_memory(lowered), text)
 
 
 def build(

@@ -139,6 +139,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """See the fields; `constants` names the tensors of constants.safetensors in the order main() takes them.
 
     With `dimensions`, `shapes` lists the code for every combination of their sizes; the first and largest is model.so.
+    workspace_bytes : memory that a run allocates, as planned: activations, without constants, inputs and outputs.
     """
 
     format_version: int = FORMAT_VERSION
@@ -154,6 +155,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     constants: list[str] = []
     dimensions: list[Dimension] = []
     shapes: list[ShapeCode] = []
+    workspace_bytes: int = 0
     created: str | None = None
 
 

@@ -18,7 +18,9 @@ PACKAGES = {
     "onnxruntime": "onnxruntime",
     "onnxruntime-int8": "onnxruntime",
     "openvino": "openvino",
+    "openvino-bf16": "openvino",
     "openvino-int8": "openvino",
+    "tvm": "apache-tvm",
 }
 Inputs = Mapping[str, np.ndarray]
 Call = Callable[[], object]
@@ -61,6 +63,8 @@ def baseline_run(name: str, model: Path, inputs: Inputs, threads: int) -> Call:
     """A function that runs an .onnx file in an engine; see `onnxruntime_run`."""
     if PACKAGES[name] == "openvino":
         return openvino_run(model, inputs, threads, name)
+    if name == "tvm":
+        return tvm_run(model, inputs)
     return onnxruntime_run(model, inputs, threads, name)
 
 
@@ -97,7 +101,9 @@ def _bound_call(ort: Any, session: Any, feed: dict[str, np.ndarray], results: li
 
 
 def openvino_run(model: Path, inputs: Inputs, threads: int, name: str = "openvino-int8") -> Call:
-    """Run an .onnx file in OpenVINO on the CPU, for least latency, in the file's precision; inputs and outputs stay.
+    """Run an .onnx file in OpenVINO on the CPU, for least latency; inputs and outputs stay.
+
+    Layers are computed in the file's precision, or, as "openvino-bf16", where OpenVINO can in bfloat16.
 
     Raises VerifyError when OpenVINO cannot load the model or run it on these inputs.
     """
@@ -107,7 +113,7 @@ def openvino_run(model: Path, inputs: Inputs, threads: int, name: str = "openvin
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if name.endswith("-bf16") else "f32",
         }
         compiled = openvino.Core().compile_model(str(model), "CPU", settings)
         request = compiled.create_infer_request()
@@ -118,6 +124,20 @@ def openvino_run(model: Path, inputs: Inputs, threads: int, name: str = "openvin
     except (RuntimeError, ValueError) as error:
         raise _cannot_run(name, model, error) from error
     return lambda: request.infer(share_outputs=True)
+
+
+def tvm_run(model: Path, inputs: Inputs) -> Call:
+    """Run an .onnx file in TVM with its default pipeline for the CPU, which schedules nothing and takes far longer."""
+    import tvm
+    from tvm import relax
+
+    from lutc.importers import import_model
+    from lutc.targets import parse_target
+
+    target = tvm.target.Target(dict(parse_target("native").llvm()))
+    machine = relax.VirtualMachine(relax.build(import_model(model).mod, target), tvm.cpu())
+    arguments = [tvm.runtime.tensor(array) for array in inputs.values()]
+    return lambda: machine["main"](*arguments)
 
 
 def quantize_int8(model: Path, samples: list[Inputs], folder: Path) -> Path:
@@ -184,6 +204,8 @@ def _package(name: str) -> Any:
     """The engine's Python package."""
     if PACKAGES[name] == "onnxruntime":
         return _onnxruntime(name)
+    if name == "tvm":
+        return None  # lutc needs it itself
     try:
         import openvino
     except ImportError as error:

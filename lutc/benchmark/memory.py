@@ -49,7 +49,10 @@ def peak_memory(
     return Memory(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _resident(key: str) -> int:
+def resident(key: str) -> int:
+    """Bytes that this process holds ("VmRSS"), or held at most ("VmHWM"); 0 where Linux's /proc is not."""
+    if not Path("/proc/self/status").is_file():
+        return 0
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(key):
             return int(line.split()[1]) << 10
@@ -61,7 +64,7 @@ def _measure(engine: str, model: str, inputs: dict[str, np.ndarray], threads: in
     if engine == "lutc":
         from lutc.runtime.session import load
 
-        imported = _resident("VmRSS")
+        imported = resident("VmRSS")
         session = load(model, threads=threads)
 
         def call() -> object:
@@ -70,11 +73,11 @@ def _measure(engine: str, model: str, inputs: dict[str, np.ndarray], threads: in
         from lutc.benchmark.baselines import baseline_run, check_baselines
 
         check_baselines((engine,))
-        imported = _resident("VmRSS")
+        imported = resident("VmRSS")
         call = baseline_run(engine, Path(model), inputs, threads)
     for _ in range(_RUNS):
         call()
-    return Memory(_resident("VmHWM"), _resident("VmRSS"), imported)
+    return Memory(resident("VmHWM"), resident("VmRSS"), imported)
 
 
 def main() -> None:

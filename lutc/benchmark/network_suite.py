@@ -3,87 +3,33 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import numpy as np
 
+from lutc.artifact.manifest import Manifest
+from lutc.artifact.store import read_artifact
 from lutc.benchmark.baselines import PACKAGES, baseline_run, quantize_int8, usable_engines
 from lutc.benchmark.machine import cpu_flags, cpu_name, versions
 from lutc.benchmark.memory import peak_memory
-from lutc.benchmark.protocol import pinned, time_in_turns
-from lutc.benchmark.suite_report import SuiteReport, SuiteRow
+from lutc.benchmark.network_compile import Compiled, compile_network
+from lutc.benchmark.network_report import NetworkReport, NetworkRow, rows_kept
+from lutc.benchmark.protocol import Timing, pinned, time_in_turns
 from lutc.errors import ModelImportError
 from lutc.inputs import random_inputs
-from lutc.report.base import Column
-from lutc.targets import Target, check_runs_here, parse_target
+from lutc.targets import check_runs_here, parse_target
 
-if TYPE_CHECKING:
-    from lutc.artifact.store import Artifact
-
-ENGINES = ("onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8")
+ENGINES = ("onnxruntime", "onnxruntime-int8", "openvino", "openvino-bf16", "openvino-int8")
 CODEBOOKS = ".codebooks.safetensors"
 """A network NAME.onnx is also compiled with tables where NAME.codebooks.safetensors lies beside it."""
 _FLOAT, _TABLES, _INT8 = "lutc", "lutc-tables", "-int8"
 _SAMPLES = 8
+_SECONDS = 10.0
+"""An engine that took so long together on a network is timed no further."""
 Call = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class NetworkRow(SuiteRow):
-    """One engine on one network, batch and sizes as in the file.
-
-    Parameters
-    ----------
-    engine : "lutc" is all float, "lutc-tables" has the tables of the network's codebooks, "lutc-int8" and
-        "lutc-tables-int8" the same with an int8 remainder; else another engine.
-    times : the fastest run of onnxruntime in float32 over that of this engine; None where that was not measured.
-    error : largest difference from onnxruntime's float32 output, relative to its largest value; for lutc alone.
-    bytes : the file or artifact that the engine loads.
-    peak_bytes, steady_bytes : resident memory of a fresh process, see `Memory`.
-    compile_s : seconds to compile, for lutc.
-    tables : layers that are lookup tables.
-    """
-
-    network: str
-    engine: str
-    threads: int
-    min_us: float
-    median_us: float
-    p95_us: float
-    times: float | None
-    error: float | None
-    bytes: int
-    peak_bytes: int | None
-    steady_bytes: int | None
-    compile_s: float | None
-    tables: int | None
-
-
-@dataclass
-class NetworkReport(SuiteReport):
-    """Rows: NetworkRow; the engines of a network follow each other."""
-
-    kind: ClassVar[str] = "networks"
-
-    def columns(self) -> Sequence[Column]:
-        return [
-            Column("network", "network"),
-            Column("engine", "engine"),
-            Column("min_us", "min us", 0),
-            Column("median_us", "median us", 0),
-            Column("p95_us", "p95 us", 0),
-            Column("times", "x onnxruntime", 2),
-            Column("error", "error"),
-            Column("bytes", "size"),
-            Column("peak_bytes", "peak memory"),
-            Column("compile_s", "compile s", 1),
-            Column("tables", "tables"),
-        ]
 
 
 def find_networks(subject: str | Path) -> list[Path]:
@@ -104,10 +50,12 @@ def benchmark_networks(
     subject: str | Path,
     *,
     baselines: Sequence[str] = ENGINES,
-    target: str | Target = "native",
-    threads: int = 1,
+    target: str = "native",
+    threads: Sequence[int] = (1,),
     repeat: int = 50,
     remainder: str = "float32",
+    keep: Path | None = None,
+    resume: bool = False,
     progress: Callable[[str], None] = lambda name: None,
 ) -> NetworkReport:
     """Compile and time the networks of a file or folder, engines in turns in one process, pinned to `threads` CPUs.
@@ -116,108 +64,121 @@ def benchmark_networks(
     ----------
     subject : an .onnx file with float layers, or a folder of such; see `CODEBOOKS` for tables.
     baselines : engines to compare with; those that are not installed are left out with a note.
-    repeat : timed runs of each, in turns of 10.
+    threads : numbers of threads, each measured by itself.
+    repeat : timed runs of each, in turns of 10; fewer of an engine whose runs take more than `_SECONDS` together.
     remainder : "int8" also times ours with an int8 remainder, calibrated on random inputs as onnxruntime-int8 is.
+    keep : a JSON file that gets the report after each network.
+    resume : networks that `keep` has already are not measured again.
     progress : called with the name of each network before it is compiled.
 
     Raises
     ------
-    ModelImportError : there is no network, or one cannot be read.
+    ModelImportError : there is no network.
+    LoweringError : one cannot be read or compiled.
     TargetError : the target is unknown or this machine cannot run it.
     VerifyError : an engine is unknown or cannot run a network.
+    ArtifactError : `keep` holds something else, or was measured otherwise.
     """
-    goal = target if isinstance(target, Target) else parse_target(target)
-    check_runs_here(goal)
+    check_runs_here(parse_target(target))
     models = find_networks(subject)
     engines, remarks = usable_engines(baselines)
-    report = NetworkReport([], _details(goal, threads, repeat, engines), remarks)
+    details = _details(target, threads, repeat, engines, remainder)
+    rows = rows_kept(keep, details) if resume and keep is not None else []
+    report = NetworkReport(rows, details, remarks)
+    done = {row.network for row in rows}
     try:
         for model in models:
             progress(model.stem)
-            report.rows += _measure(model, engines, goal, threads, repeat, remainder)
+            if model.stem not in done:
+                report.rows += _measure(model, engines, target, threads, repeat, remainder)
+                done.add(model.stem)
+            if keep is not None:
+                report.save(keep)
     except KeyboardInterrupt:
         report.interrupted = True
-        done = len({row.network for row in report.rows})
-        report.remarks.append(f"Interrupted: {done} of {len(models)} networks were measured.")
+        report.remarks.append(f"Interrupted: {len(done)} of {len(models)} networks were measured.")
     return report
 
 
+@dataclass
+class _Subjects:
+    """What is measured of a network: artifacts and other engines' files by engine, and inputs for all."""
+
+    compiled: dict[str, Compiled]
+    files: dict[str, Path]
+    manifests: dict[str, Manifest]
+    inputs: dict[str, np.ndarray]
+
+
 def _measure(
-    model: Path, engines: Sequence[str], target: Target, threads: int, repeat: int, remainder: str
+    model: Path, engines: Sequence[str], target: str, threads: Sequence[int], repeat: int, remainder: str
 ) -> list[NetworkRow]:
+    with tempfile.TemporaryDirectory(prefix="lutc-bench-") as scratch:
+        folder = Path(scratch)
+        subjects = _prepare(model, engines, target, folder, remainder)
+        # the most threads first: TVM's workers keep the CPUs that they were started on
+        rows = [_rows(model.stem, subjects, count, repeat, folder) for count in sorted(threads, reverse=True)]
+    return [row for part in reversed(rows) for row in part]
+
+
+def _prepare(model: Path, engines: Sequence[str], target: str, folder: Path, remainder: str) -> _Subjects:
+    books, calibration = model.with_name(model.stem + CODEBOOKS), folder / "calibration.npz"
+    wanted = {_FLOAT: None} | ({_TABLES: books} if books.is_file() else {})
+    compiled = {name: compile_network(model, folder / f"{name}.lutc", target, book) for name, book in wanted.items()}
+    specs = read_artifact(compiled[_FLOAT].path).manifest.inputs
+    samples = [random_inputs(specs, seed) for seed in range(_SAMPLES)]
+    if remainder == "int8":
+        np.savez(calibration, **{name: np.concatenate([one[name] for one in samples]) for name in samples[0]})
+        for name, book in wanted.items():
+            output = folder / f"{name}{_INT8}.lutc"
+            compiled[name + _INT8] = compile_network(model, output, target, book, calibration)
+    integer = any(name.endswith("-int8") for name in engines)
+    quantized = quantize_int8(model, samples, folder) if integer else model
+    files = {name: quantized if name.endswith("-int8") else model for name in engines}
+    manifests = {name: read_artifact(made.path).manifest for name, made in compiled.items()}
+    return _Subjects(compiled, files, manifests, samples[0])
+
+
+def _rows(network: str, subjects: _Subjects, threads: int, repeat: int, folder: Path) -> list[NetworkRow]:
     from lutc.runtime.session import load
 
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lutc-bench-")))
-        artifacts, seconds = _compile(model, target, folder, remainder)
-        stack.enter_context(pinned(threads))
-        sessions = {name: load(artifact.path, threads=threads) for name, artifact in artifacts.items()}
-        inputs = random_inputs(artifacts[_FLOAT].manifest.inputs)
+    inputs, compiled = subjects.inputs, subjects.compiled
+    with pinned(threads):
+        sessions = {name: load(made.path, threads=threads) for name, made in compiled.items()}
         calls: dict[str, Call] = {name: _call(session, inputs) for name, session in sessions.items()}
-        files = {name: _file_of(name, model, artifacts[_FLOAT].manifest.inputs, folder) for name in engines}
-        calls |= {name: baseline_run(name, file, inputs, threads) for name, file in files.items()}
+        calls |= {name: baseline_run(name, file, inputs, threads) for name, file in subjects.files.items()}
         errors = _errors(calls, sessions)
-        timings = time_in_turns(calls, repeat=repeat)
-        sizes = {name: artifact.size_bytes for name, artifact in artifacts.items()}
-        sizes |= {name: file.stat().st_size for name, file in files.items()}
-        runs = {name: ("lutc", artifact.path) for name, artifact in artifacts.items()}
-        runs |= {name: (name, file) for name, file in files.items()}
-        memory = {name: peak_memory(engine, path, inputs, folder, threads) for name, (engine, path) in runs.items()}
+        timings = time_in_turns(calls, repeat=repeat, seconds=_SECONDS)
+        loads = {name: ("lutc", made.path) for name, made in compiled.items()}
+        loads |= {name: (name, file) for name, file in subjects.files.items()}
+        memory = {name: peak_memory(engine, path, inputs, folder, threads) for name, (engine, path) in loads.items()}
     rows = []
     for name, timing in timings.items():
-        used, base = memory[name], timings.get("onnxruntime")
-        tables = None
-        if name in artifacts:
-            tables = sum(layer.kind == "lut" for layer in artifacts[name].manifest.layers)
+        made, used = compiled.get(name), memory[name]
         row = NetworkRow(
-            network=model.stem, engine=name, threads=threads, min_us=timing.min_us, median_us=timing.median_us,
-            p95_us=timing.p95_us, times=None if base is None else base.min_us / timing.min_us,
-            error=errors.get(name), bytes=sizes[name], peak_bytes=used.peak_bytes if used else None,
-            steady_bytes=used.steady_bytes if used else None, compile_s=seconds.get(name), tables=tables,
+            network=network, engine=name, threads=threads, min_us=timing.min_us, median_us=timing.median_us,
+            p95_us=timing.p95_us, times=_ratio(timings, "onnxruntime", timing),
+            times_int8=_ratio(timings, "onnxruntime-int8", timing), error=errors.get(name),
+            macs=(made or compiled[_FLOAT]).macs, lookups=made.lookups if made else 0,
+            bytes=_size(loads[name][1]), peak_bytes=used and used.peak_bytes, steady_bytes=used and used.steady_bytes,
+            imported_bytes=used and used.imported_bytes, compile_s=made and made.seconds,
+            compile_peak_bytes=made and made.peak_bytes,
+            tables=sum(layer.kind == "lut" for layer in subjects.manifests[name].layers) if made else None,
         )  # fmt: skip
         rows.append(row)
     return rows
 
 
-def _compile(model: Path, target: Target, folder: Path, remainder: str) -> tuple[dict[str, Artifact], dict[str, float]]:
-    """Artifacts and seconds by engine."""
-    from lutc.compiler import compile
-
-    books = model.with_name(model.stem + CODEBOOKS)
-    wanted: dict[str, dict[str, Any]] = {_FLOAT: {}} | ({_TABLES: {"codebooks": books}} if books.is_file() else {})
-    artifacts: dict[str, Artifact] = {}
-    seconds: dict[str, float] = {}
-
-    def make(name: str, **options: Any) -> None:
-        start = time.perf_counter()
-        artifacts[name] = compile(model, target, output=folder / f"{name}.lutc", progress=_silent, **options)
-        seconds[name] = time.perf_counter() - start
-
-    for name, options in wanted.items():
-        make(name, **options)
-    if remainder == "int8":
-        samples = [random_inputs(artifacts[_FLOAT].manifest.inputs, seed) for seed in range(_SAMPLES)]
-        calibration = {name: np.concatenate([sample[name] for sample in samples]) for name in samples[0]}
-        for name, options in wanted.items():
-            make(name + _INT8, remainder=remainder, calibration=calibration, **options)
-    return artifacts, seconds
+def _ratio(timings: Mapping[str, Timing], other: str, timing: Timing) -> float | None:
+    return timings[other].min_us / timing.min_us if other in timings else None
 
 
-def _silent(*_told: object) -> None:
-    pass
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*")) if path.is_dir() else path.stat().st_size
 
 
 def _call(session: Any, inputs: Mapping[str, np.ndarray]) -> Call:
     return lambda: session.run(inputs)
-
-
-def _file_of(engine: str, model: Path, specs: Sequence[Any], folder: Path) -> Path:
-    if not engine.endswith("-int8"):
-        return model
-    made = folder / "int8.onnx"
-    if made.is_file():
-        return made
-    return quantize_int8(model, [random_inputs(specs, seed) for seed in range(_SAMPLES)], folder)
 
 
 def _errors(calls: Mapping[str, Call], sessions: Mapping[str, Any]) -> dict[str, float]:
@@ -233,13 +194,16 @@ def _errors(calls: Mapping[str, Call], sessions: Mapping[str, Any]) -> dict[str,
     return found
 
 
-def _details(target: Target, threads: int, repeat: int, engines: Sequence[str]) -> dict[str, Any]:
+def _details(
+    target: str, threads: Sequence[int], repeat: int, engines: Sequence[str], remainder: str
+) -> dict[str, Any]:
     packages = ["lutc", "apache-tvm", *dict.fromkeys(PACKAGES[name] for name in engines)]
     return {
         "cpu": cpu_name(),
         "cpu_flags": cpu_flags(),
-        "target": target.name,
-        "threads": threads,
+        "target": parse_target(target).name,
+        "threads": list(threads),
         "runs": repeat,
+        "remainder": remainder,
         "versions": versions(packages),
     }

@@ -7,6 +7,7 @@ drift hits all alike; each turn starts with an untimed call, so that no one pays
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import statistics
 import time
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 _TURN = 10  # timed samples before the next candidate's turn
+_LEAST = 3  # timed samples of a candidate that is out of time
 
 
 @dataclass(frozen=True)
@@ -27,21 +29,26 @@ class Timing:
 
 
 def time_in_turns(
-    candidates: Mapping[str, Callable[[], object]], *, repeat: int = 100, least_us: float = 0
-) -> dict[str, Timing]:
+    candidates: Mapping[str, Callable[[], object]], *, repeat: int = 100, least_us: float = 0,
+    seconds: float = math.inf,
+) -> dict[str, Timing]:  # fmt: skip
     """Time each candidate `repeat` times, in alternating turns of up to 10 samples.
 
     A sample is one call, or as many in a row as take `least_us` microseconds, and then their mean: the clock's own
-    tenth of a microsecond would else show in short ones.
+    tenth of a microsecond would else show in short ones. A candidate whose samples took `seconds` gets no more, but has
+    three at least.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
     calls = {name: _calls_of(call, least_us) for name, call in candidates.items()}
-    remaining = repeat
+    remaining, most = repeat, 1e9 * seconds
     while remaining > 0:
         turn = min(_TURN, remaining)
         for name, call in candidates.items():
-            call()
-            times[name] += [_nanoseconds(call, calls[name]) for _ in range(turn)]
+            if sum(times[name]) < most or len(times[name]) < _LEAST:
+                call()
+            for _ in range(turn):
+                if sum(times[name]) < most or len(times[name]) < min(_LEAST, repeat):
+                    times[name].append(_nanoseconds(call, calls[name]))
         remaining -= turn
     return {
         name: Timing(min(ns) / 1e3, statistics.median(ns) / 1e3, len(ns), sorted(ns)[int(0.95 * (len(ns) - 1))] / 1e3)

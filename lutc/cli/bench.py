@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lutc.report import Report
 
 _BASELINES = ("onnxruntime", "onnxruntime-int8", "openvino-int8")
-_ENGINES = ("onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8")
+_ENGINES = ("onnxruntime", "onnxruntime-int8", "openvino", "openvino-bf16", "openvino-int8", "tvm")
 _OF_MODELS = ("onnxruntime", "onnxruntime-int8")
 
 
@@ -50,13 +50,16 @@ _OF_MODELS = ("onnxruntime", "onnxruntime-int8")
 @click.option("--simulate", is_flag=True,
               help="Price operators on the core of an AArch64 --target, beside ideal matrix kernels.")  # fmt: skip
 @click.option("--baseline", "baselines", multiple=True, type=click.Choice(_ENGINES),
-              help="Engine to compare with; may be repeated.  [default: all; artifact: the first two]")  # fmt: skip
+              help="Engine to compare with; may be repeated.  "
+              "[default: all but tvm; artifact: the first two]")  # fmt: skip
 @click.option("--remainder", type=click.Choice(("float32", "int8")), default="float32",
               help="int8 also times networks with other layers than tables in int8.  [default: float32]")  # fmt: skip
 @click.option("--repeat", type=click.IntRange(1), default=100, metavar="N", help="Timed runs of each.  [default: 100]")
 @threads_option
 @size_option
 @remote_option
+@click.option("--resume", is_flag=True,
+              help="Go on with the networks that --json FILE, which is written after each, does not have.")  # fmt: skip
 @click.option("--html", type=PATH, metavar="FILE", help="Also write the report as a web page.")
 @json_option
 @verbosity_options
@@ -77,18 +80,19 @@ def bench_command(
     threads: int,
     sizes: dict[str, int],
     remote: str | None,
+    resume: bool,
     html: Path | None,
     json_path: str | None,
 ) -> int:
     """Time an artifact, float networks, or single operators, in turns with other engines that run the float layers.
 
     The runs interleave in one process on the same CPUs, so that a change of clock or load hits all alike; the minimum
-    and the median are told.
+    and the median are told. Networks run on one and on two threads, unless --threads says otherwise.
 
     \b
     lutc bench model.lutc --against model.onnx
     lutc bench model.onnx
-    lutc bench --suite networks FOLDER
+    lutc bench --suite networks FOLDER --json FILE.json
     lutc bench --suite operators
     lutc bench --op "conv2d 64x56x56 -> 64 3x3" --k 16 --v 9
     lutc bench --suite operators --target cortex-a76 --simulate
@@ -114,12 +118,18 @@ def bench_command(
         raise click.UsageError("--simulate prices lookup tables: give --suite operators or --op")
     if simulate and (artifact is not None or target is None or baselines or threads > 1):
         raise click.UsageError("--simulate prices --suite or --op for a --target on one thread, without --baseline")
-    _use_threads(threads)  # before anything loads TVM
+    if resume and (not networks or json_path in (None, "-")):
+        raise click.UsageError("--resume goes on with a suite of networks: it needs --json FILE")
+    if "tvm" in baselines and not networks:
+        raise click.UsageError("--baseline tvm is for networks")
+    counts = _thread_counts(threads) if networks else (threads,)
+    _use_threads(max(counts))  # before anything loads TVM
     if artifact is not None and remote is not None:
         report = _remote(artifact, remote, sizes, repeat, threads, _outputs(html, json_path))
     elif networks and artifact is not None:
-        check = _outputs(html, json_path)
-        report = _networks(artifact, baselines, target or "native", repeat, threads, remainder, check)
+        keep = None if json_path in (None, "-") else Path(json_path)
+        outputs = _outputs(html, json_path)
+        report = _networks(artifact, baselines, target or "native", repeat, counts, remainder, keep, resume, outputs)
     elif suite == "quantizers":
         report = _quantizers(baselines, target or "native", repeat, threads, _outputs(html, json_path))
     elif artifact is not None:
@@ -134,6 +144,14 @@ def bench_command(
     if html is not None:
         report.save(html)
     return EXIT_INTERRUPTED if getattr(report, "interrupted", False) else EXIT_OK
+
+
+def _thread_counts(threads: int) -> tuple[int, ...]:
+    """One and two threads, where there are two CPUs and the user did not choose."""
+    from click.core import ParameterSource
+
+    chosen = click.get_current_context().get_parameter_source("threads") is not ParameterSource.DEFAULT
+    return (threads,) if chosen or (os.cpu_count() or 1) < 2 else (1, 2)
 
 
 def _use_threads(threads: int) -> None:
@@ -176,20 +194,19 @@ def _artifact(
 
 
 def _networks(
-    subject: Path, baselines: tuple[str, ...], target: str, repeat: int, threads: int, remainder: str,
-    check_outputs: Callable[[], None],
+    subject: Path, baselines: tuple[str, ...], target: str, repeat: int, threads: tuple[int, ...],
+    remainder: str, keep: Path | None, resume: bool, check_outputs: Callable[[], None],
 ) -> Report:  # fmt: skip
     from lutc.targets import check_runs_here, parse_target
 
-    goal = parse_target(target)
-    check_runs_here(goal)
+    check_runs_here(parse_target(target))
     check_outputs()
-    from lutc.benchmark.network_suite import benchmark_networks, find_networks
+    from lutc.benchmark.network_suite import ENGINES, benchmark_networks, find_networks
 
     with _progress(len(find_networks(subject))) as progress:
         return benchmark_networks(
-            subject, baselines=baselines or _ENGINES, target=goal, threads=threads, repeat=repeat,
-            remainder=remainder, progress=progress,
+            subject, baselines=baselines or ENGINES, target=target, threads=threads, repeat=repeat, keep=keep,
+            remainder=remainder, resume=resume, progress=progress,
         )  # fmt: skip
 
 

@@ -130,6 +130,7 @@ def _summary(artifact: Artifact, output: Path, model: Path) -> str:
 
     tables = sum(layer.table_bytes for layer in artifact.manifest.layers)
     sizes = f"{format_bytes(artifact.size_bytes)}, of it tables {format_bytes(tables)}"
+    sizes += f", a run takes {format_bytes(artifact.manifest.workspace_bytes)} more"
     source = f"{model.name} is {format_bytes(model.stat().st_size)}"
     return f"Wrote {output} ({sizes}; {source}). {_next_step(artifact, output)}"
 

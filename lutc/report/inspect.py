@@ -99,6 +99,7 @@ def _inspect_artifact(path: Path) -> InspectReport:
         "format": f"artifact, format {manifest.format_version}",
         "size_bytes": artifact.size_bytes,
         "files_bytes": {name: (path / name).stat().st_size for name in manifest.files},
+        "workspace_bytes": manifest.workspace_bytes,
         "source": manifest.source.file,
         "source_sha256": manifest.source.sha256,
         "target": target.name,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from lutc.benchmark import network_suite
 from lutc.benchmark.memory import peak_memory
 from lutc.benchmark.network_suite import CODEBOOKS, benchmark_networks, find_networks
-from lutc.errors import ModelImportError, VerifyError
+from lutc.errors import ArtifactError, LoweringError, ModelImportError, VerifyError
 from lutc.importers.codebook import Codebook
 from lutc.importers.codebooks import Codebooks
 
@@ -38,6 +41,9 @@ def test_rows(folder: Path) -> None:
     assert all(row.network == "tiny" and row.bytes > 0 for row in report.rows)
     assert all(0 < row.min_us <= row.median_us for row in report.rows)
     assert (rows["lutc"].tables, rows["lutc-tables"].tables, rows["onnxruntime"].tables) == (0, 1, None)
+    assert {row.engine: (row.macs, row.lookups) for row in report.rows} == {
+        "lutc": (20 * 32 * 8, 0), "lutc-tables": (0, 20 * 2 * 8), "onnxruntime": (20 * 32 * 8, 0),
+    }  # fmt: skip
     assert rows["lutc"].error is not None and rows["lutc"].error < 1e-5
     assert rows["onnxruntime"].times == 1
     assert json.loads(report.to_json())["rows"][0]["network"] == "tiny"
@@ -58,6 +64,36 @@ def test_memory_is_of_a_process_of_its_own(folder: Path) -> None:
     assert memory is not None
     assert 0 < memory.imported_bytes <= memory.peak_bytes < 1 << 30
     assert peak_memory("onnxruntime", folder / "missing.onnx", inputs, folder, 1) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's /proc")
+def test_an_interrupted_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / f"tiny{CODEBOOKS}").unlink()
+    shutil.copy(folder / "tiny.onnx", folder / "twin.onnx")
+    kept = folder / "networks.json"
+
+    def interrupt_at_twin(name: str) -> None:
+        if name == "twin":
+            raise KeyboardInterrupt
+
+    options = {"baselines": ["onnxruntime"], "repeat": 2, "threads": (1, 2), "keep": kept}
+    first = benchmark_networks(folder, progress=interrupt_at_twin, **options)
+    assert first.interrupted and {row.network for row in first.rows} == {"tiny"}
+    assert [row.threads for row in first.rows] == [1, 1, 2, 2]
+    assert all(row.compile_peak_bytes for row in first.rows if row.engine == "lutc")
+    monkeypatch.setattr(network_suite, "_measure", lambda model, *_: [replace(first.rows[0], network=model.stem)])
+    second = benchmark_networks(folder, resume=True, **options)
+    assert not second.interrupted
+    assert second.rows == [*first.rows, replace(first.rows[0], network="twin")]
+    assert len(json.loads(kept.read_text())["rows"]) == 5
+    with pytest.raises(ArtifactError, match="another setting of runs"):
+        benchmark_networks(folder, resume=True, **options | {"repeat": 3})
+
+
+def test_a_network_that_cannot_be_compiled(tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    with pytest.raises(LoweringError, match="cannot compile the network"):
+        benchmark_networks(tmp_path, baselines=["onnxruntime"])
 
 
 def test_no_networks(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tvm_ext.transform.mask_padding import MaskPadding
 from tvm_ext.transform.pack_lut_constants import PackLUTConstants
 from tvm_ext.transform.pack_quantized import PackQuantized
 from tvm_ext.transform.padding_sites import PaddingError, Site, padding_sites
+from tvm_ext.transform.planned_memory import planned_memory
 from tvm_ext.transform.prefetch_weights import PrefetchWeights
 from tvm_ext.transform.quantize_remainder import QuantizeRemainder, RemainderLayer, remainder_layers
 from tvm_ext.transform.reuse_codes import ReuseCodes
@@ -55,5 +56,6 @@ __all__ = [
     "lift_constants",
     "list_layers",
     "padding_sites",
+    "planned_memory",
     "remainder_layers",
 ]
