@@ -1,6 +1,8 @@
 """Networks that other papers measure lookup tables on, with seeded random weights: what is measured here is speed.
 
 python examples/networks.py --output /tmp/networks resnet18 bert-base        # writes resnet18.onnx, bert-base.onnx
+python examples/networks.py --output /tmp/networks --codebooks resnet18      # also resnet18.codebooks.safetensors
+python examples/networks.py --output /tmp/networks --codebooks -v 32 --last 6 bert-base
 python examples/networks.py --list
 """
 
@@ -16,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lutc.calibrate import calibrate
+from lutc.config import LUTConfig
 from lutc.export import export_model
 
 WORDS = 30522
@@ -218,7 +222,24 @@ class Network:
         net = self.build() if net is None else net
         return export_model(net, tuple(inputs.values()), path, input_names=list(inputs), output_names=["y"])
 
+    def calibrate(self, model: Path, *, size: int | None = None, length: int | None = None, last: int = 0) -> Path:
+        """Codebooks of an exported network from a few random inputs, in NAME.codebooks.safetensors beside it.
 
+        length : elements of a dense layer's subvector; last : only this many of the last encoder layers, 0 is all.
+        """
+        samples = [self.inputs(size, seed) for seed in range(2, 2 + (_SENTENCES if self.tokens else _IMAGES))]
+        data = {name: torch.cat([sample[name] for sample in samples]).numpy() for name in samples[0]}
+        count = len(self.make().layers) if last else 0
+        layers = [f"layers.{number}.*" for number in range(count - last, count)] if last else None
+        config = LUTConfig(subvector_len=length) if length else LUTConfig()
+        keep = () if layers else self.keep_float
+        path = model.with_suffix("").with_name(model.stem + ".codebooks.safetensors")
+        calibrate(model, data, config, layers=layers, keep_float=keep).save(path)
+        return path
+
+
+_IMAGES, _SENTENCES = 2, 4
+"""Random inputs that codebooks are made from: what is measured is speed."""
 _SQUEEZED = ("stem*", "*squeeze*", "*classifier*")
 _TEXT = ("pooler*", "*classifier*")
 
@@ -239,6 +260,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("names", nargs="*", choices=[[], *NETWORKS], help="all of them if none is given")
     parser.add_argument("--output", type=Path, default=Path(), help="folder for the .onnx files")
+    parser.add_argument("--codebooks", action="store_true", help="also make codebooks, for tables")
+    parser.add_argument("-v", type=int, help="length of a subvector of dense layers, 16 if not given")
+    parser.add_argument("--last", type=int, default=0, help="codebooks only for so many last layers of an encoder")
     parser.add_argument("--size", type=int, help="pixels a side, or tokens, in place of the network's own")
     parser.add_argument("--list", action="store_true", help="print the names and stop")
     options = parser.parse_args()
@@ -247,7 +271,12 @@ def main() -> None:
         return
     options.output.mkdir(parents=True, exist_ok=True)
     for name in options.names or NETWORKS:
-        print(NETWORKS[name].export(options.output / f"{name}.onnx", size=options.size))
+        network = NETWORKS[name]
+        suffix = (f"-v{options.v}" if options.v else "") + (f"-last{options.last}" if options.last else "")
+        model = network.export(options.output / f"{name}{suffix}.onnx", size=options.size)
+        print(model)
+        if options.codebooks:
+            print(network.calibrate(model, size=options.size, length=options.v, last=options.last))
 
 
 if __name__ == "__main__":

@@ -110,14 +110,37 @@ class ProfileReport(Report):
         return rows
 
 
+def split(rows: Sequence[ProfileRow]) -> dict[str, float | None]:
+    """Time in lookup tables and outside of them, what free tables would bring, and how much of that there is.
+
+    Returns
+    -------
+    tables_us, rest_us : microseconds of a run.
+    amdahl_times : how many times faster the run would be if tables took no time, the rest as it is; None if all are
+        tables.
+    amdahl_share : 0..1, the speed of the run over that with free tables.
+    """
+    tables = sum(row.total_us for row in rows if row.kind == "lut")
+    rest = sum(row.total_us for row in rows if row.kind != "lut")
+    whole = tables + rest
+    return {
+        "tables_us": tables,
+        "rest_us": rest,
+        "amdahl_times": whole / rest if rest else None,
+        "amdahl_share": rest / whole if whole else 0.0,
+    }
+
+
 def _amdahl(rows: Sequence[ProfileRow]) -> list[str]:
     """What faster tables could bring at most, as the rest stays (Amdahl's law)."""
-    rest = sum(row.total_us for row in rows if row.kind != "lut")
-    tables = sum(row.total_us for row in rows if row.kind == "lut")
-    if not tables:
-        return [f"{rest:.1f} us, all of it, are spent outside of lookup tables."]
-    least = f", so free tables would make it {(rest + tables) / rest:.2f}x faster" if rest else ""
-    return [f"{rest:.1f} us are spent outside of lookup tables and {tables:.1f} us in them{least}."]
+    parts = split(rows)
+    if not parts["tables_us"]:
+        return [f"{parts['rest_us']:.1f} us, all of it, are spent outside of lookup tables."]
+    told = f"{parts['rest_us']:.1f} us are spent outside of lookup tables and {parts['tables_us']:.1f} us in them"
+    if parts["amdahl_times"] is None:
+        return [f"{told}."]
+    share = f"this run has {parts['amdahl_share']:.0%} of that speed"
+    return [f"{told}, so free tables would make it {parts['amdahl_times']:.2f}x faster: {share}."]
 
 
 def profile(
@@ -157,6 +180,7 @@ def profile(
         "runs": repeat,
         "clock_ghz": ghz,
         "kernels_us": total,
+        **split(rows),
     }
     return ProfileReport(rows, details)
 

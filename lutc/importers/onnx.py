@@ -18,6 +18,7 @@ from lutc.importers.input_shapes import InputShapes, graph_inputs, static_shapes
 from lutc.importers.lut_call import lut_call
 from lutc.importers.lut_layer import LUTLayer, layer_error
 from lutc.importers.onnx_domains import STANDARD_DOMAINS
+from lutc.importers.onnx_file import without_large_tensors
 from lutc.importers.onnx_fold import fold_shapes
 from lutc.importers.onnx_graph import all_nodes, describe, name_nodes, prepare
 from lutc.importers.onnx_layers import convert_layer
@@ -130,10 +131,11 @@ class _ConversionFailed(BaseException):
 
 
 def _check_valid(model: onnx.ModelProto, source: str) -> None:
-    if model.ByteSize() >= _CHECKER_LIMIT:
+    light = without_large_tensors(model)
+    if light.ByteSize() >= _CHECKER_LIMIT:
         return
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(light)
     except Exception as error:
         raise ModelImportError(
             "the model is not valid ONNX",

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from lutc.errors import ModelImportError
 from lutc.files import check_file
 
+_M = TypeVar("_M", bound=Message)
+_LARGE = 1 << 16
+_WIDTHS = {onnx.TensorProto.FLOAT: 4, onnx.TensorProto.INT8: 1, onnx.TensorProto.UINT8: 1, onnx.TensorProto.INT32: 4}
+"""Bytes of a value of the types that weights and tables have."""
 _FIX_FILE = "give a file written by torch.onnx.export, lutc.export_model or another ONNX exporter"
 
 
@@ -96,6 +102,43 @@ def _all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     yield from _tensors(model.graph.node, model.graph.initializer)
     for function in model.functions:
         yield from _tensors(function.node, ())
+
+
+def without_large_tensors(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with empty tensors in place of large initializers whose bytes fit their shape.
+
+    onnx's checker writes and parses what it is given: with all weights that would be the peak of a compile's memory.
+    """
+    light = _copy_fields(model, onnx.ModelProto(), "graph")
+    _copy_fields(model.graph, light.graph, "initializer")
+    for tensor in model.graph.initializer:
+        head = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        if tensor.ByteSize() < _LARGE or tensor.ByteSize() != _raw_size(head):
+            light.graph.initializer.add().CopyFrom(tensor)
+        else:
+            light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=[0])
+    return light
+
+
+def _raw_size(head: onnx.TensorProto) -> int:
+    """Serialized bytes of a tensor that has its values as bytes, and nothing else besides `head`; 0 if none can."""
+    width = _WIDTHS.get(head.data_type, 0)
+    count = width * math.prod(head.dims)
+    prefix = 1 + max(1, -(-count.bit_length() // 7))  # the field's tag, and its length in groups of 7 bits
+    return head.ByteSize() + prefix + count if count > 0 else 0
+
+
+def _copy_fields(source: Message, result: _M, left_out: str) -> _M:
+    for field, value in source.ListFields():
+        if field.name == left_out:
+            continue
+        if isinstance(value, Message):
+            getattr(result, field.name).CopyFrom(value)
+        elif isinstance(value, (str, bytes, int, float)):
+            setattr(result, field.name, value)
+        else:
+            getattr(result, field.name).extend(value)
+    return result
 
 
 def _tensors(nodes: Iterable[onnx.NodeProto], initializers: Iterable[onnx.TensorProto]) -> Iterator[onnx.TensorProto]:

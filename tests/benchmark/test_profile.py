@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lutc.artifact.manifest import LayerRow
-from lutc.benchmark.profile import ProfileReport, ProfileRow, _Names, _rows, profile
+from lutc.benchmark.profile import ProfileReport, ProfileRow, _Names, _rows, profile, split
 from lutc.errors import TargetError
 
 pytest.importorskip("tvm")
@@ -54,6 +54,12 @@ def test_share_of_the_bound(artifact: Path) -> None:
         pytest.skip("no model of this CPU")
     shares = [row.encode_bound_share for row in rows] + [row.read_bound_share for row in rows if row.read_us]
     assert all(share is not None and share > 0 for share in shares)
+
+
+def test_integers_are_outside_of_tables() -> None:
+    rows = [ProfileRow("a", "lut", 3.0), ProfileRow("b", "integer", 5.0), ProfileRow("c", "float", 1.0)]
+    assert split(rows) == {"tables_us": 3.0, "rest_us": 6.0, "amdahl_times": 1.5, "amdahl_share": 6 / 9}
+    assert split(rows[:1])["amdahl_times"] is None
 
 
 def test_names_of_symbols() -> None:

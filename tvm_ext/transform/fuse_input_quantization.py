@@ -17,7 +17,7 @@ from tvm_ext.op.lookup_accumulate import OP as LOOKUP
 from tvm_ext.op.plane import OP as PLANE
 from tvm_ext.transform._rewrite import array, count_uses, with_args
 
-_RESHAPE = tvm.ir.Op.get("relax.reshape")
+_RESHAPE, _MAX_POOL = tvm.ir.Op.get("relax.reshape"), tvm.ir.Op.get("relax.nn.max_pool2d")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,8 @@ class FuseInputQuantization:
     """Where a packed layer reads what a table read computed, quantizing moves into the table read's epilogue.
 
     Float32 results are kept only for what else reads them. Of several layers that quantize one tensor differently, the
-    first decides; the others quantize for themselves.
+    first decides; the others quantize for themselves. A maximum over windows between the two, which nothing else reads,
+    is taken of quantized values: that gives the same, as quantizing keeps their order.
     """
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
@@ -60,7 +61,8 @@ class _Plan:
 
     producers : variable of a table read -> (quantization of its reader, whether float32 is read too).
     readers : variable of a plane or an encode -> the variable of the table read in front of it.
-    dropped : variables of reshapes that nothing needs any longer.
+    pooled : variable of a reader -> the max_pool2d in front of it.
+    dropped : variables of reshapes and pools that nothing needs any longer.
     """
 
     def __init__(self, func: relax.Function) -> None:
@@ -68,8 +70,9 @@ class _Plan:
         relax.analysis.post_order_visit(func, self._note)
         self.producers: dict[relax.Var, tuple[Quantization, bool]] = {}
         self.readers: dict[relax.Var, relax.Var] = {}
+        self.pooled: dict[relax.Var, relax.Call] = {}
         self.dropped: set[relax.Var] = set()
-        uses = count_uses(func)
+        uses = self._uses = count_uses(func)
         chosen: dict[relax.Var, Quantization] = {}
         calls = {var: value for var, value in self._values.items() if isinstance(value, relax.Call)}
         for var, call in calls.items():
@@ -77,9 +80,12 @@ class _Plan:
             if wanted is None or source is None or not chosen.setdefault(source, wanted).same(wanted):
                 continue
             self.readers[var] = source
+            pool = self._pool(call)
+            if pool is not None:
+                self.pooled[var] = pool
             uses[call.args[0]] -= 1
-        for var, call in calls.items():
-            if call.op == _RESHAPE and uses[var] == 0:
+        for var, call in reversed(calls.items()):
+            if call.op in (_RESHAPE, _MAX_POOL) and uses[var] == 0:
                 self.dropped.add(var)
                 uses[call.args[0]] -= 1
         for source in set(self.readers.values()):
@@ -92,13 +98,23 @@ class _Plan:
                     self._values |= {b.var: b.value for b in block.bindings}
 
     def _source(self, reader: relax.Call) -> relax.Var | None:
-        """The variable of the table read that a call's input is, perhaps reshaped."""
+        """The variable of the table read that a call's input is, perhaps reshaped and pooled."""
         if not reader.args:
             return None
-        reshape = self._call(reader.args[0], _RESHAPE)
-        var = reader.args[0] if reshape is None else reshape.args[0]
+        pool = self._pool(reader)
+        x = reader.args[0] if pool is None else pool.args[0]
+        reshape = self._call(x, _RESHAPE)
+        var = x if reshape is None else reshape.args[0]
         read = self._call(var, LOOKUP)
         return var if read is not None and str(read.attrs["layout"]) else None
+
+    def _pool(self, reader: relax.Call) -> relax.Call | None:
+        """The max_pool2d that only this call reads."""
+        pool = self._call(reader.args[0], _MAX_POOL) if reader.op == PLANE else None
+        scale = reader.args[1] if pool is not None else None
+        if pool is None or scale is None or not present(scale) or not (array(scale) > 0).all():
+            return None
+        return pool if self._uses[reader.args[0]] == 1 else None
 
     def _call(self, var: relax.Expr, op: tvm.ir.Op) -> relax.Call | None:
         """The call of `op` that a variable is bound to."""
@@ -137,7 +153,7 @@ class _Fuse(PyExprMutator):
         if var in plan.producers:
             self._emit_read(var, self.visit_expr(binding.value), *plan.producers[var])
         elif var in plan.readers:
-            self._emit_reader(var, binding.value, self._quantized[plan.readers[var]])
+            self._emit_reader(var, binding.value, self._quantized[plan.readers[var]], plan.pooled.get(var))
         elif var not in plan.dropped:
             super().visit_var_binding_(binding)
 
@@ -154,10 +170,12 @@ class _Fuse(PyExprMutator):
             self.set_var_remap(var, emit(relax.TupleGetItem(read, 0)))
         self._quantized[var] = self.builder_.emit(relax.TupleGetItem(read, 1)) if keep_float else read
 
-    def _emit_reader(self, var: relax.Var, call: relax.Call, x: relax.Var) -> None:
-        shape = call.args[0].ty.shape
+    def _emit_reader(self, var: relax.Var, call: relax.Call, x: relax.Var, pool: relax.Call | None) -> None:
+        shape = (call if pool is None else pool).args[0].ty.shape
         if not tvm_ffi.structural_equal(x.ty.shape, shape):
             x = self.builder_.emit(relax.op.reshape(x, shape))
+        if pool is not None:
+            x = self.builder_.emit(relax.Call(pool.op, [x], pool.attrs))
         at = 1 if call.op == PLANE else 2
         args = [x, *call.args[1:]]
         args[at] = relax.Tuple([])

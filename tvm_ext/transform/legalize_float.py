@@ -11,6 +11,7 @@ from tvm.target import Target
 from tvm_ext.compute import float_conv2d, float_matmul
 from tvm_ext.compute.float_conv2d import Conv2d
 from tvm_ext.compute.layer_norm import layer_norm
+from tvm_ext.compute.max_pool import max_pool_2x2
 from tvm_ext.compute.register_tile import choose_tile
 from tvm_ext.op._register import int_tuple
 from tvm_ext.target import vector_unit
@@ -19,7 +20,9 @@ from tvm_ext.transform._rewrite import array, has_static_shape, is_constant
 _PERMUTE = tvm.ir.Op.get("relax.permute_dims")
 _SUMS = 4
 _REDUCES = 3
+_OPAQUE = 8
 """TVM's operator patterns: what follows a sum is fused into it; what comes before a reduction is."""
+_POOLED = ("float32", "int8", "uint8")
 
 
 @tvm.transform.module_pass(opt_level=0, name="LegalizeFloat")
@@ -32,6 +35,7 @@ class LegalizeFloat:
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         own = {"relax.matmul": _matmul, "relax.nn.conv2d": _conv2d, "relax.nn.layer_norm": _layer_norm}
         customized: dict[str, Callable] = {name: _or_default(function) for name, function in own.items()}
+        customized["relax.nn.max_pool2d"] = _max_pool2d
         customized["relax.permute_dims"] = lambda _bb, call: call  # convolutions look for those before them
         mod = relax.transform.LegalizeOps(customized)(mod)
         return relax.transform.LegalizeOps()(relax.transform.DeadCodeElimination()(mod))
@@ -95,6 +99,21 @@ def _channels_first(bb: relax.BlockBuilder, x: relax.Expr) -> tuple[relax.Expr, 
     made = bb.lookup_binding(x) if isinstance(x, relax.Var) else x
     transposed = isinstance(made, relax.Call) and made.op == _PERMUTE and int_tuple(made.attrs.axes) == (0, 2, 3, 1)
     return (made.args[0], "NCHW") if transposed else (x, "NHWC")
+
+
+def _max_pool2d(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    attrs, x = call.attrs, call.args[0]
+    plain = str(attrs.layout) == "NCHW" and not any(int_tuple(attrs.padding)) and not bool(attrs.ceil_mode)
+    sizes = (int_tuple(attrs.pool_size), int_tuple(attrs.strides), int_tuple(attrs.dilation))
+    dtype = str(x.ty.dtype)
+    if not plain or sizes != ((2, 2), (2, 2), (1, 1)) or dtype not in _POOLED or not has_static_shape(x):
+        return call.op.get_attr("FLegalize")(bb, call)
+    batch, channels, height, width = _shape(x)
+    if min(height, width) < 2:
+        return call.op.get_attr("FLegalize")(bb, call)
+    unit = vector_unit(Target.current(allow_none=False))
+    kernel = max_pool_2x2((batch, channels, height, width), dtype, 4 * unit.lanes).with_attr("op_pattern", _OPAQUE)
+    return relax.call_tir(bb.add_func(kernel.without_attr("global_symbol"), "max_pool2d"), [x], call.ty)
 
 
 def _layer_norm(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr | None:

@@ -54,6 +54,14 @@ class Net:
     def relu(self, x):
         return np.maximum(x, 0) if self.bb is None else self.bb.emit(relax.op.nn.relu(x))
 
+    def pool(self, x, size: int, pad: int):
+        """Maxima of windows `size` wide, two apart."""
+        if self.bb is not None:
+            return self.bb.emit(relax.op.nn.max_pool2d(x, (size, size), (2, 2), (pad, pad, pad, pad)))
+        padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)), constant_values=-np.inf)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (2, 3))
+        return windows[:, :, ::2, ::2].max((4, 5))
+
     def add(self, x, y):
         return x + y if self.bb is None else self.bb.emit(relax.op.add(x, y))
 
@@ -67,6 +75,17 @@ def residual_block(net: Net, x):
     y = net.relu(net.add(net.layer(y, 54, 6, 9, "b", CONV3), x))
     left = net.layer(y, 54, 9, 9, "c", CONV3 | {"strides": (2, 2)})
     return (net.relu(net.add(left, net.layer(y, 6, 9, 2, "down", HALF1))),)
+
+
+def pooled(net: Net, x):
+    y = net.pool(net.layer(x, 54, 6, 9, "a", CONV3), 2, 0)
+    z = net.pool(net.layer(y, 54, 5, 9, "b", CONV3), 3, 1)
+    return (net.layer(z, 45, 4, 9, "c", CONV3),)
+
+
+def pooled_for_two(net: Net, x):
+    y = net.pool(net.layer(x, 54, 6, 9, "a", CONV3), 2, 0)
+    return y, net.layer(y, 54, 5, 9, "b", CONV3)
 
 
 def two_readers(net: Net, x):
@@ -99,6 +118,8 @@ IMAGE, ROWS = (2, 6, 7, 9), (37, 24)
 CASES: dict[str, tuple[Callable, tuple[int, ...]]] = {
     "two_convs": (two_convs, IMAGE),
     "residual_block": (residual_block, IMAGE),
+    "pooled": (pooled, IMAGE),
+    "pooled_for_two": (pooled_for_two, IMAGE),
     "two_readers": (two_readers, IMAGE),
     "big_codebook": (big_codebook, IMAGE),
     "gathered": (gathered, IMAGE),
@@ -159,6 +180,13 @@ def test_float32_is_kept_for_other_readers() -> None:
     assert _dtypes(calls["read b"]) == ["float32", "uint8"]
 
 
+def test_maxima_are_taken_in_8_bits() -> None:
+    calls = _calls("pooled")
+    assert _dtypes(calls["read a"]) == _dtypes(calls["read b"]) == ["uint8"]
+    assert str(calls["plane c"].args[0].ty.dtype) == "uint8"
+    assert _dtypes(_calls("pooled_for_two")["read a"]) == ["float32"]
+
+
 def test_a_second_quantization_is_its_layer_s_own() -> None:
     calls = _calls("residual_block")
     dtypes = {name: str(calls[f"plane {name}"].args[0].ty.dtype) for name in ("c", "down")}
@@ -173,7 +201,7 @@ def test_split_channels_and_ragged_rows_read_float32() -> None:
 
 
 @pytest.mark.parametrize("isa", TARGETS)
-@pytest.mark.parametrize("case", ["residual_block", "two_dense_odd"])
+@pytest.mark.parametrize("case", ["residual_block", "two_dense_odd", "pooled"])
 def test_results_equal_the_oracle(case: str, isa: str) -> None:
     _check(case, isa, signed=False)
 
@@ -182,6 +210,7 @@ def test_results_equal_the_oracle(case: str, isa: str) -> None:
 def test_signed_inputs(isa: str) -> None:
     _check("two_readers", isa, signed=True)
     _check("two_dense", isa, signed=True)
+    _check("pooled", isa, signed=True)
 
 
 def test_many_centroids_gather_and_quantize() -> None:
