@@ -146,6 +146,11 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
 
 
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+    assert tensor.is_contiguous()
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
 def _call(
     name: str, grid: Tensor, num_centroids: int, *arguments: Tensor | ctypes.c_float | ctypes.c_long | None
 ) -> None:
@@ -153,9 +158,7 @@ def _call(
     library = _library()
     assert library is not None
     kernel = getattr(library, name)
-    tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
-    assert all(tensor.is_contiguous() for tensor in tensors)
-    values = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else a for a in arguments]
+    values = [a if a is None or isinstance(a, (ctypes.c_float, ctypes.c_long)) else _pointer(a) for a in arguments]
     batch, codebooks, rows, positions = grid.shape
     sizes = [ctypes.c_long(size) for size in (batch, codebooks, num_centroids, rows, positions)]
     threads = min(torch.get_num_threads(), codebooks)
