@@ -18,6 +18,8 @@ TARGETS: dict[str, dict] = {
     "neon_wide_narrow": _DOTPROD | {"model": "cortex-x1"},
 }
 """As the compiler makes them: `neoverse-n1` for its scheduling model, the core by `model`."""
+COMPOSED = frozenset({"neon_little", "neon_little_narrow", "neon_wide_narrow"})
+"""ISAs that differ from `neon_dotprod` only in the table read, and so in how tiles of codes lie."""
 
 
 def least_table_bits(isa: str) -> int:

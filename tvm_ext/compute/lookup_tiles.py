@@ -109,6 +109,7 @@ def lookup_tiles(
     shared = worth_threads(batch * rows * outputs * groups * read.group / _LOOKUPS_PER_NS)
     parts = panels(blocks, batch * row_blocks, groups * read.group * TABLE_ENTRIES * outputs, shared)
     run = -(-blocks // parts)  # output blocks of a panel
+    parts = -(-blocks // run)
     over_tasks = T.parallel if shared else T.serial
     step, lanes = STEPS[read.order], read.step
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.execute import execute, skip_unless_runnable
 from tests.tvm_ext.layers import Layer, check, check_codes, inputs_of, module_of
-from tests.tvm_ext.targets import TARGETS, least_table_bits
+from tests.tvm_ext.targets import COMPOSED, TARGETS, least_table_bits
 from tvm_ext import pipeline
 
 DENSE = [
@@ -31,6 +31,8 @@ DENSE = [
     Layer("long_subvector", (17, 150), 5, length=75, search="s8"),
     Layer("codes_u8", (35, 33), 11, length=3, table="identity"),
     Layer("codes_s8", (35, 32), 11, length=3, table="identity", search="s8"),
+    Layer("codes_k8", (19, 12), 3, centroids=8, table="identity"),
+    Layer("codes_k12", (19, 12), 3, centroids=12, table="identity", search="s8", coarse=True),
     Layer("codes_f32", (35, 32), 11, length=3, table="identity", search="f32", codes=True),
     Layer("ties_u8", (64, 20), 5, table="identity", coarse=True),
     Layer("ties_s8", (64, 19), 5, table="identity", coarse=True, search="s8"),
@@ -92,6 +94,10 @@ CONV = [
     Layer("c_one_position", (1, 3, 3, 3), 5, length=9, kernel=(3, 3), search="s8"),
     Layer("c_k4", (1, 3, 5, 5), 1, length=9, kernel=(3, 3), pads=_SAME, centroids=4),
     Layer("c_k8_f32", (1, 3, 5, 5), 5, length=9, kernel=(3, 3), pads=_SAME, centroids=8, search="f32"),
+    Layer("c_k8", (1, 3, 5, 5), 3, length=9, kernel=(3, 3), pads=_SAME, centroids=8, search="s8", table="identity"),
+    Layer("c_k12_f32", (1, 3, 5, 5), 3, length=9, kernel=(3, 3), pads=_SAME, centroids=12, search="f32",
+          table="identity"),
+    Layer("c_long_f32", (1, 4, 5, 5), 2, length=18, kernel=(3, 3), pads=_SAME, search="f32", table="identity"),
     Layer("c_k32", (2, 3, 5, 5), 5, length=9, kernel=(3, 3), pads=_SAME, centroids=32, codes=True),
     Layer("c_k256", (1, 4, 3, 3), 5, length=4, kernel=(1, 1), centroids=256, search="s8"),
     Layer("c_float_table", (2, 3, 5, 5), 5, length=9, kernel=(3, 3), pads=_SAME, table="float32", residual=True),
@@ -103,6 +109,11 @@ CONV = [
     Layer("c_drain", (2, 600, 3, 3), 5, length=1, kernel=(1, 1), table="extreme"),
     Layer("c_drain_relu", (1, 600, 5, 4), 6, length=1, kernel=(1, 1), table="extreme", relu=True, residual=True),
 ]  # fmt: skip
+_OF_TILES = {
+    "one_row", "seventeen", "outputs_33", "k8_one_codebook", "codes_s8", "codes_k8", "codes_f32", "drain_affine",
+    "c3x3", "c1x1", "c_stride", "c_split_s8", "c_batch", "c_residual", "c_one_position", "c_k12_f32", "c_batch_f32",
+    "c_drain", "c_drain_relu",
+}  # fmt: skip
 GROUPS = {"dense": DENSE, "conv2d": CONV}
 
 
@@ -131,9 +142,8 @@ def _run(group: str, isa: str) -> Results:
 
 
 def _layers(group: str, isa: str) -> list[Layer]:
-    """All of a group, or a few for ISAs made of the parts of others."""
-    some = {"seventeen", "outputs_33", "codes_s8", "drain_affine", "c3x3", "c1x1", "c_stride", "c_drain", "c_split_s8"}
-    return [layer for layer in GROUPS[group] if not isa.startswith("neon_little") or layer.name in some]
+    """All of a group, or a few for ISAs made of the parts of others: what their own tiles of codes take part in."""
+    return [layer for layer in GROUPS[group] if isa not in COMPOSED or layer.name in _OF_TILES]
 
 
 @pytest.fixture(scope="module", params=TARGETS)

@@ -121,6 +121,18 @@ def test_search_by_element_stays_in_registers(name: str, layer: str) -> None:
     assert len(vector) <= (16 * steps + 31 + 12) * times
 
 
+@pytest.mark.parametrize("name", ["neon", "cortex-a76"])
+def test_float_search_by_element_stays_in_registers(name: str) -> None:
+    """For four rows of one codebook: 16 products an input, no vector on the stack."""
+    layer = Layer("exact", (1, 32, 14, 14), 16, length=9, kernel=(3, 3), pads=(1, 1, 1, 1), search="f32")
+    built = pipeline.build(module_of([layer]), CPUS[name])
+    lines = kernel_lines(built.executable.mod.imports[0].inspect_source("asm"), "lut_encode_exact")
+    loop = busiest(innermost_loops(lines), "fmla")
+    times = loop.mnemonics["fmla"] // (16 * 9)
+    assert times > 0 and loop.mnemonics["fmla"] == 16 * 9 * times
+    assert loop.mnemonics["fcmgt"] == 15 * times and not _spills(loop.lines, name)
+
+
 @pytest.mark.parametrize("name", _SHUFFLING)
 def test_accumulators_stay_in_registers(name: str) -> None:
     """No vector goes through the stack: nowhere with feature-major results, else not in the inner loop."""
