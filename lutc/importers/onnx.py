@@ -131,11 +131,10 @@ class _ConversionFailed(BaseException):
 
 
 def _check_valid(model: onnx.ModelProto, source: str) -> None:
-    light = without_large_tensors(model)
-    if light.ByteSize() >= _CHECKER_LIMIT:
-        return
     try:
-        onnx.checker.check_model(light)
+        light = without_large_tensors(model)  # damaged text shows here
+        if light.ByteSize() < _CHECKER_LIMIT:
+            onnx.checker.check_model(light)
     except Exception as error:
         raise ModelImportError(
             "the model is not valid ONNX",
