@@ -113,8 +113,14 @@ def _check_static(
             "the model has inputs without a fixed shape",
             where=source,
             reason="code is generated for one fixed shape, and these are open:\n" + "\n".join(told),
-            fix="give the sizes, for example " + " ".join(flags),
+            fix="give the sizes, for example " + " ".join(flags) + _left_open(complete),
         )
+
+
+def _left_open(shapes: Mapping[str, list[Dim] | None]) -> str:
+    """What to type to leave named dimensions to the run."""
+    names = dict.fromkeys(dim for dims in shapes.values() for dim in dims or [] if isinstance(dim, str) and dim != "?")
+    return ", or leave them to the run: " + " ".join(f"--dynamic {name}=1..128" for name in names) if names else ""
 
 
 def flag(name: str, dims: Sequence[Dim] | None) -> str:

@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 
 from lutc.errors import ModelImportError  # noqa: E402
 from lutc.importers import import_model  # noqa: E402
+from lutc.importers.dynamic import import_dynamic  # noqa: E402
 from lutc.nn import _library  # noqa: E402, F401
 from tests import oracle  # noqa: E402
 from tests.execute import execute  # noqa: E402
@@ -230,3 +231,19 @@ def test_damaged_files(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "net.pt2").write_bytes(content)
     with pytest.raises(ModelImportError, match=r"cannot (load|read)"):
         import_model(tmp_path / "net.pt2")
+
+
+class _Pooling(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.softmax(1) * x).sum(1)
+
+
+def test_symbolic_sizes_stay_open() -> None:
+    sizes = {0: torch.export.Dim("batch", max=8), 1: torch.export.Dim("length", max=64)}
+    program = torch.export.export(_Pooling(), (torch.zeros(2, 5, 4),), dynamic_shapes=(sizes,))
+    value = next(node.meta["val"] for node in program.graph.nodes if node.op == "placeholder")
+    batch, length = (str(size) for size in value.shape[:2])
+    model = import_dynamic(program, {batch: "1..8", length: "1..20:20"})
+    assert [(d.handling, d.sizes) for d in model.dimensions] == [("split", [1]), ("pad", [20])]
+    largest = model.at(model.shapes()[0])
+    assert largest.inputs[0].sizes == [batch, length, 4] and largest.outputs[0].sizes == [batch, 4]
