@@ -152,7 +152,11 @@ def test_values_that_grow_without_bounds(golden, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "options", "kind"),
-    [("useless", {"calibration": IMAGES}, InputError), ("unknown", {"remainder": "int4"}, LoweringError)],
+    [
+        ("useless", {"calibration": IMAGES}, InputError),
+        ("unknown", {"remainder": "int4"}, LoweringError),
+        ("dynamic", {"remainder": "int8", "calibration": IMAGES, "dynamic": {"n": "1..4"}}, LoweringError),
+    ],
 )
 def test_options_that_do_not_go_together(folder: Path, golden, name: str, options: dict, kind: type[LutcError]) -> None:
     with pytest.raises(kind) as caught:
