@@ -15,7 +15,7 @@ _NS_PER_BYTE = 0.02
 
 
 def max_pool_2x2(shape: tuple[int, int, int, int], dtype: str, vector_bytes: int) -> PrimFunc:
-    """x [B, C, H, W] -> [B, C, H // 2, W // 2], windows side by side; scheduled.
+    """x [B, C, H, W], W at least 4 -> [B, C, H // 2, W // 2], windows side by side; scheduled.
 
     A line's last vector overlaps the one before, so that all are whole; `vector_bytes` are those of a register.
     """

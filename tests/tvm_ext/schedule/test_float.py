@@ -140,6 +140,7 @@ CASES = [
     _map((1, 16, 9, 9), lambda v: op.nn.max_pool2d(v, (3, 3), (2, 2), (1, 1)),
          lambda v: F.max_pool2d(v, 3, 2, 1), "max_pool2d"),
     _map((2, 3, 9, 15), lambda v: op.nn.max_pool2d(v, (2, 2), (2, 2)), lambda v: F.max_pool2d(v, 2), "max_pool2d"),
+    _map((2, 3, 2, 3), lambda v: op.nn.max_pool2d(v, (2, 2), (2, 2)), lambda v: F.max_pool2d(v, 2), "max_pool2d"),
     _map((1, 3, 40, 70), lambda v: op.nn.max_pool2d(v, (2, 2), (2, 2)), lambda v: F.max_pool2d(v, 2), "max_pool2d"),
     _map((1, 7, 12, 12), lambda v: op.nn.avg_pool2d(v, (2, 2), (2, 2)), lambda v: F.avg_pool2d(v, 2), "avg_pool2d"),
     _map((2, 20, 7, 7), lambda v: op.mean(v, [2, 3]), lambda v: v.mean((2, 3)), "mean of maps"),
