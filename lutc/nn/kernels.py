@@ -50,10 +50,10 @@ def _library() -> ctypes.CDLL | None:
     return None
 
 
-def usable(num_centroids: int, grid: Tensor) -> bool:
-    """Whether the kernels take these sizes and this kind of tensor; grid [B, C, rows, L]."""
-    fits = num_centroids <= _LIMIT and grid.shape[2] <= _LIMIT
-    return fits and grid.dtype == torch.float32 and grid.device.type == "cpu" and _library() is not None
+def usable(num_centroids: int, rows: int, x: Tensor) -> bool:
+    """Whether the kernels take these sizes and this kind of tensor: `rows` of the grid that x would be gathered to."""
+    fits = num_centroids <= _LIMIT and rows <= _LIMIT
+    return fits and x.dtype == torch.float32 and x.device.type == "cpu" and _library() is not None
 
 
 def codes(grid: Tensor, score: Tensor, num_centroids: int) -> Tensor:

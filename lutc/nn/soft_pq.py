@@ -56,7 +56,8 @@ class ClosestCentroid:
     def codes(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
         """x as `columns` takes it -> int64 [B, C, L]; lowest index on ties."""
         grid = self._augmented(x, columns, work)
-        if self._integer and self._score.dtype == grid.dtype and kernels.usable(self.num_centroids, grid):
+        same = self._integer and self._score.dtype == grid.dtype
+        if same and kernels.usable(self.num_centroids, grid.shape[2], grid):
             return kernels.codes(grid, self._score, self.num_centroids).long()
         batch, codebooks, _, positions = grid.shape
         rows = grid[:, :, : self._score.shape[2]].flatten(0, 1).to(self._score.dtype)
@@ -123,9 +124,9 @@ class ClosestCentroid:
     ) -> tuple[Tensor, list[Tensor]] | None:
         """`attention`, its products with table and upstream [B, M, L], and `gradients` in one pass, or None where that
         cannot be had. Adds to to_table [C, K, M]."""
-        grid = self._augmented(x, columns, work)
-        if not kernels.usable(self.num_centroids, grid):
+        if not kernels.usable(self.num_centroids, columns.shape(x)[2] + 2, x):
             return None
+        grid = self._augmented(x, columns, work)
         batch, codebooks, rows, positions = grid.shape
         to_columns = work.get("to_columns", (batch, codebooks, rows - 2, positions), grid)
         constants = (self._pull[:, :-1].contiguous(), self._drag.contiguous())

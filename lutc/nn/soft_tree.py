@@ -42,7 +42,7 @@ class TreeWalk:
     def codes(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
         """x as `columns` takes it -> int64 [B, C, L]."""
         grid = self._columns(x, columns, work)
-        if kernels.usable(self.num_centroids, grid):
+        if kernels.usable(self.num_centroids, grid.shape[2], grid):
             return kernels.tree_codes(grid, self._dims.int(), self._splits.contiguous()).long()
         values = self._values(grid)
         node = torch.zeros_like(values[:, :, 0], dtype=torch.int64)
@@ -89,9 +89,9 @@ class TreeWalk:
         work: Workspace,
     ) -> tuple[Tensor, list[Tensor]] | None:
         """See ClosestCentroid.backward."""
-        grid = self._columns(x, columns, work)
-        if not kernels.usable(self.num_centroids, grid):
+        if not kernels.usable(self.num_centroids, columns.shape(x)[2], x):
             return None
+        grid = self._columns(x, columns, work)
         to_columns = work.get("to_columns", grid.shape, grid)
         thresholds, log_temperature = (parameter.detach() for parameter in self.parameters)
         step = grid.new_ones(len(thresholds)) if self._step is None else self._step.flatten()
