@@ -100,6 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
+        # An interrupt that left text given to exec() (dataclasses are made so) leaves a mark in CPython, for which it
+        # ends by SIGINT whatever status is asked for; the next such text clears it.
+        exec("")
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader, e.g. `head`, has seen enough
         sys.stdout = None  # type: ignore[assignment]

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +14,6 @@ from lutc.targets import host_target
 from tests import oracle
 from tests.cli.console import run_lutc
 from tests.cli.models import save_annotated_model
-from tests.signals import take_interrupts
 
 pytest.importorskip("tvm")
 
@@ -84,18 +79,3 @@ def test_bench(capsys) -> None:
     shown = run_lutc(capsys, "bench", "timed.lutc", "--repeat", "5", "--json")
     plain = json.loads(shown.out)
     assert shown.status == 0 and plain["rows"][0]["engine"] == "lutc" and plain["rows"][0]["min_us"] > 0
-
-
-def test_interrupted_compile_leaves_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lutc.cli.main", "compile", str(Path("model.onnx").resolve()), "-o", "net.lutc"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=take_interrupts
-    ) as process:
-        assert process.stderr is not None
-        first = process.stderr.readline()
-        process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-    assert first.split()[0] == "import" and process.returncode == 130
-    assert "interrupted" in rest and "Traceback" not in rest
-    assert list(tmp_path.iterdir()) == []

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +50,26 @@ def test_a_bug_says_so_with_versions(capsys, monkeypatch, golden) -> None:
 def test_interrupt(capsys, monkeypatch, golden) -> None:
     monkeypatch.setattr(report_targets, "targets_report", _raise(KeyboardInterrupt()))
     golden(run_lutc(capsys, "targets").transcript(), "cli/failure-interrupt.txt")
+
+
+def test_interrupt_while_a_dataclass_is_made(tmp_path: Path) -> None:
+    """As when Ctrl-C comes while modules are still being imported; `python -m` looks at CPython's mark at the end."""
+    program = """
+        import sys
+        from lutc.cli.main import main
+        from lutc.report import targets
+
+        def interrupted(*_):
+            exec("raise KeyboardInterrupt")
+
+        targets.targets_report = interrupted
+        main(["targets"])
+        """
+    (tmp_path / "program.py").write_text(textwrap.dedent(program))
+    command = [sys.executable, "-m", "program"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (130, "interrupted")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of a shell")
