@@ -9,21 +9,22 @@ from tvm.tirx import PrimFunc
 
 from tvm_ext.compute.float_conv2d import ACC, PAD
 from tvm_ext.compute.float_matmul import PACK
-from tvm_ext.compute.register_tile import RegisterTile
+from tvm_ext.compute.register_tile import FEW_PASSES, RegisterTile
 from tvm_ext.schedule.base import SPATIAL, child_blocks, choose, divisors, extent, largest_divisor, product, vectorize
 from tvm_ext.schedule.elementwise import schedule_map
 from tvm_ext.target import vector_unit
 
 _RESIDENT_BYTES = 256 << 10
 """Weights up to this size stay in the second-level cache while the rows go by, so that these need to come once."""
-_SHARED_BY, _MOST_SHARED = (8, 2), 64
+_SHARED_BY, _MOST_SHARED = (8, FEW_PASSES), 64
 """Numbers of tiles that a block's weights are read for, between which fetching the next block's ahead pays; the second
-lower limit is for sums on the stack."""
+lower limit is for sums on the stack. Where one tile is all there is, weights are fetched a little ahead."""
 _ON_STACK = 1024
 """Bytes of sums from which on they live in memory that LLVM takes for shared, and keep leaving the registers where
 anything else is called."""
-_BURST = 128
-"""Steps of a sum between two prefetches where sums leave the registers for these."""
+_BURST, _SHORT_BURST = 128, 16
+"""Steps of a sum between two prefetches where sums leave the registers for these; the second where what is fetched is
+used soon."""
 _MAX_ROWS = 16
 """Widest tile of a search."""
 _TASKS = 8
@@ -74,9 +75,10 @@ def _schedule_sums(
     wo, wi = sch.split(wide, [None, width])
     vector, lane = sch.split(out, [None, tile.lanes])
     lines, columns = product(sch, [*outer, ho]), extent(sch, wo)
-    small = tile.height * width * tile.outputs * 4 < _ON_STACK
-    if not resident and _SHARED_BY[small] <= lines * columns <= _MOST_SHARED:
-        burst = 1 if small else largest_divisor(extent(sch, reduce[-1]), _BURST)
+    passes, small = lines * columns, tile.height * width * tile.outputs * 4 < _ON_STACK
+    if not resident and (passes == 1 or _SHARED_BY[small] <= passes <= _MOST_SHARED):
+        most = _SHORT_BURST if passes == 1 else _BURST
+        burst = 1 if small else largest_divisor(extent(sch, reduce[-1]), most)
         steps, step = sch.split(reduce[-1], [None, burst])
         sch.annotate(steps, PREFETCH, [tile.height, width, lines, columns, burst])
         reduce[-1:] = [steps, step]

@@ -1,4 +1,7 @@
-"""PrefetchWeights: while one block of outputs is computed, the packed weights of the next come into the cache."""
+"""PrefetchWeights: while one block of outputs is computed, the packed weights of the next come into the cache.
+
+Where a block's weights are read once only, they come a little ahead of their use.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ from tvm.tirx import PrimFunc
 
 from tvm_ext.schedule.contraction import PREFETCH
 
-_READ, _KEEP_IN_L2, _DATA = 0, 2, 1
+_READ, _KEEP_IN_L2, _KEEP_IN_L1, _DATA = 0, 2, 3, 1
 """Arguments of llvm.prefetch."""
+_AHEAD = 32
+"""Terms of a sum ahead of which their weights are fetched where a single tile reads them."""
 _LINE = 16
 """float32 values of a cache line."""
 
@@ -57,9 +62,12 @@ def _rewrite(loop: tirx.For) -> tirx.For:
     offset = (tile * depth + step) * share
     zeros = [tirx.const(0, "int64")] * len(weight.indices)
     line = tirx.Var("line", "int64")
-    zeros[at], zeros[-1] = number + 1, offset + line * _LINE
+    if lines * columns == 1:
+        zeros[at], zeros[-1], cache = number, offset + share * _AHEAD + line * _LINE, _KEEP_IN_L1
+    else:
+        zeros[at], zeros[-1], cache = number + 1, offset + line * _LINE, _KEEP_IN_L2
     address = tirx.address_of(tirx.BufferLoad(weight.source, zeros))
-    fetch = tirx.Evaluate(tirx.call_intrin("void", "tirx.prefetch", address, _READ, _KEEP_IN_L2, _DATA))
+    fetch = tirx.Evaluate(tirx.call_intrin("void", "tirx.prefetch", address, _READ, cache, _DATA))
     count = -(-share * burst // _LINE)
     fetch = tirx.For(line, 0, count, tirx.ForKind.SERIAL, fetch)
     annotations = {k: v for k, v in loop.annotations.items() if k != PREFETCH}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -114,6 +115,7 @@ CASES = [
     _conv((1, 5, 7, 11), 10, 3, 1, 1),
     _conv((1, 32, 4, 4), 48, 3, 1, 1, epilogue=False),
     _conv((1, 24, 2, 2), 33, 3, 1, 1),
+    _conv((1, 128, 2, 2), 256, 3, 1, 1),
     _conv((1, 20, 9, 9), 24, 1, 2),
     _conv((1, 16, 13, 13), 16, 3, 2, 1, groups=16),
     _conv((1, 21, 7, 5), 21, 5, 1, 2, groups=21),
@@ -213,6 +215,16 @@ def test_rules_take_what_they_are_for(rule: type, case: Case) -> None:
         legal = tvm.transform.Sequential(pipeline.legalize_passes(target))(_module([case]))
     (func,) = (func for _, func in legal.functions_items() if isinstance(func, tvm.tirx.PrimFunc))
     assert rule().apply(func, target, False) is not None
+
+
+@pytest.mark.parametrize(("size", "locality"), [(2, 3), (7, 2), (28, None)])
+def test_large_weights_are_fetched_ahead(size: int, locality: int | None) -> None:
+    """Of a map that one tile covers just ahead, of one with a few tiles a block ahead; small ones stay in the cache."""
+    channels = 32 if locality is None else 256
+    target = TARGETS["avx512"]
+    module = _module([_conv((1, channels, size, size), channels, 3, 1, 1)])
+    text = pipeline.schedule(pipeline.rewrite(module, {}), target).script()
+    assert re.findall(r"T\.prefetch\(.*, 0, (\d), 1\)", text) == ([] if locality is None else [str(locality)])
 
 
 def _unscheduled(mod: tvm.IRModule) -> set[str]:
