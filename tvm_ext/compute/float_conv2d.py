@@ -44,11 +44,13 @@ class Conv2d:
     def depthwise(self) -> bool:
         return self.groups == self.channels == self.outputs
 
-    def tile(self, unit: VectorUnit) -> RegisterTile:
-        """Outputs of one group; channels where every channel is a group."""
+    def tile(self, unit: VectorUnit, layout: str = "NHWC") -> RegisterTile:
+        """Outputs of one group; channels where every channel is a group. Channels first, a line of the kernel is the
+        innermost sum."""
         outputs = self.outputs if self.depthwise else self.outputs // self.groups
         inner = 1 if self.depthwise else self.channels // self.groups
-        return choose_tile(unit, *self.out_size, outputs, inner * self.kernel[0] * self.kernel[1])
+        depth = inner * self.kernel[0] * self.kernel[1]
+        return choose_tile(unit, *self.out_size, outputs, depth, on_stack=layout == "NCHW")
 
     def pack(self, weight: np.ndarray, tile: RegisterTile) -> np.ndarray:
         """weight [outputs, channels / groups, kh, kw] -> [groups, blocks, kh, kw, channels / groups, tile.outputs].

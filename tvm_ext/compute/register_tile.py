@@ -42,7 +42,14 @@ class RegisterTile:
     def outputs(self) -> int:
         return self.vectors * self.lanes
 
+    @property
+    def on_stack(self) -> bool:
+        """Whether TVM puts the sums on the stack. Otherwise they live in memory that LLVM takes for shared, and leave
+        the registers in every loop but the innermost, and where anything else is called."""
+        return self.height * self.width * self.outputs * 4 < _STACK_BYTES
 
+
+_STACK_BYTES = 1024
 _CACHE_BYTES = 32
 """Weights that arrive from the second-level cache in a cycle."""
 _MEMORY_BYTES = 7
@@ -60,8 +67,13 @@ _SCALAR_STORE = 2
 """Cycles that an output takes where vectors do not fit the number of outputs."""
 
 
-def choose_tile(unit: VectorUnit, height: int, width: int, outputs: int, depth: int) -> RegisterTile:
-    """The tile that takes the fewest cycles for `height` lines of `width` rows, `outputs` outputs, sums of `depth`."""
+def choose_tile(
+    unit: VectorUnit, height: int, width: int, outputs: int, depth: int, *, on_stack: bool = False
+) -> RegisterTile:
+    """The tile that takes the fewest cycles for `height` lines of `width` rows, `outputs` outputs, sums of `depth`.
+
+    on_stack : only tiles that are; for sums of short inner loops.
+    """
     shapes = [(1, w) for w in range(1, min(width, unit.registers) + 1)]
     shapes += [(h, width) for h in range(2, min(height, unit.registers // width) + 1)]
     tiles = [
@@ -72,6 +84,8 @@ def choose_tile(unit: VectorUnit, height: int, width: int, outputs: int, depth: 
         for vectors in range(1, unit.registers // 2 + 1)
         if unit.holds(h * w, vectors)
     ]
+    if on_stack:
+        tiles = [tile for tile in tiles if tile.on_stack]
     return min(tiles, key=lambda tile: (_cycles(tile, height, width, outputs, depth), -tile.height * tile.width))
 
 

@@ -19,9 +19,6 @@ _RESIDENT_BYTES = 256 << 10
 _SHARED_BY, _MOST_SHARED = (8, FEW_PASSES), 64
 """Numbers of tiles that a block's weights are read for, between which fetching the next block's ahead pays; the second
 lower limit is for sums on the stack. Where one tile is all there is, weights are fetched a little ahead."""
-_ON_STACK = 1024
-"""Bytes of sums from which on they live in memory that LLVM takes for shared, and keep leaving the registers where
-anything else is called."""
 _BURST, _SHORT_BURST = 128, 16
 """Steps of a sum between two prefetches where sums leave the registers for these; the second where what is fetched is
 used soon."""
@@ -75,7 +72,7 @@ def _schedule_sums(
     wo, wi = sch.split(wide, [None, width])
     vector, lane = sch.split(out, [None, tile.lanes])
     lines, columns = product(sch, [*outer, ho]), extent(sch, wo)
-    passes, small = lines * columns, tile.height * width * tile.outputs * 4 < _ON_STACK
+    passes, small = lines * columns, RegisterTile(tile.height, width, tile.vectors, tile.lanes).on_stack
     if not resident and (passes == 1 or _SHARED_BY[small] <= passes <= _MOST_SHARED):
         most = _SHORT_BURST if passes == 1 else _BURST
         burst = 1 if small else largest_divisor(extent(sch, reduce[-1]), most)
