@@ -69,7 +69,11 @@ def legalize_passes(target: Target) -> list[tvm.transform.Pass]:
 
 def schedule_passes() -> list[tvm.transform.Pass]:
     """Loops are ordered, tiled, vectorized and tensorized."""
-    return [dlight.ApplyDefaultSchedule(*(rule() for rule in RULES)), t.PrefetchWeights()]
+    return [
+        dlight.ApplyDefaultSchedule(*(rule() for rule in RULES)),
+        t.WholeVectors(),
+        t.PrefetchWeights(),
+    ]
 
 
 def lower_passes(target: Target) -> list[tvm.transform.Pass]:

@@ -23,6 +23,8 @@ from tvm_ext.tensor_intrin.transpose import transpose_intrin
 from tvm_ext.threads import worth_threads
 
 _EPILOGUE_LANES = 16
+POSITIONS = "lut.positions"
+"""Annotation of a loop over lanes: positions of an image, of which the lanes of its last vector may have fewer."""
 _RUN = 32
 _LOOKUPS_PER_NS = 100
 """Of the x86 kernels, roughly: tells work that threads share from work that they do not."""
@@ -41,7 +43,7 @@ class LookupShuffle(ScheduleRule):
         if kernel is None:
             return None
         isa = get_isa(str(kernel["isa"]))
-        read, masks = isa.table_read, isa.float_lanes == _EPILOGUE_LANES
+        read = isa.table_read
         sch = s_tir.Schedule(func)
         blocks = blocks_of(sch)
         acc, drain, lanes = blocks["lut_acc"], blocks.get("lut_drain"), int(kernel["transpose"])
@@ -70,7 +72,7 @@ class LookupShuffle(ScheduleRule):
         else:
             for out in results:
                 sch.reverse_compute_at(out, mo, preserve_unit_loops=True)
-                _schedule_epilogue(sch, out, row_tiles, read, bool(int(kernel["feature_major"])), rows, masks)
+                _schedule_epilogue(sch, out, row_tiles, read, bool(int(kernel["feature_major"])), rows)
         _tensorize(sch, acc, read, read.intrin_mult if int(kernel["mult"]) else read.intrin)
         return sch
 
@@ -135,16 +137,15 @@ def _tensorize(sch: s_tir.Schedule, acc, read: TableRead, intrin: str) -> None:
 
 
 def _schedule_epilogue(
-    sch: s_tir.Schedule, out, row_tiles: int, read: TableRead, feature_major: bool, rows: int, masks: bool
+    sch: s_tir.Schedule, out, row_tiles: int, read: TableRead, feature_major: bool, rows: int
 ) -> None:
-    """`masks`: vectors can be stored in part, as by AVX-512."""
     *_, first, second = sch.get_loops(out)
     if not feature_major:
         sch.vectorize(second)  # Q outputs of one row
         return
     sch.unroll(first)
-    widths = (_EPILOGUE_LANES,) if masks else (_EPILOGUE_LANES, 8, 4)
-    lanes = next((width for width in widths if rows % width == 0), 0)
-    if lanes:
-        sch.vectorize(sch.split(second, [row_tiles * read.rows // lanes, lanes])[1])
-    # else a vector would hold padding rows: LLVM makes masked code of the guarded loop, TVM would make scalar code
+    lane = sch.split(second, [row_tiles * read.rows // _EPILOGUE_LANES, _EPILOGUE_LANES])[1]
+    if rows % _EPILOGUE_LANES:
+        sch.annotate(lane, POSITIONS, rows)
+    else:
+        sch.vectorize(lane)

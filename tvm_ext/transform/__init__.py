@@ -25,6 +25,7 @@ from tvm_ext.transform.rewrite_conv2d_to_lut import RewriteConv2dToLUT
 from tvm_ext.transform.rewrite_dense_to_lut import RewriteDenseToLUT
 from tvm_ext.transform.rewrite_quantized_to_integer import RewriteQuantizedToInteger
 from tvm_ext.transform.vectorize_elementary import VectorizeElementary
+from tvm_ext.transform.whole_vectors import WholeVectors
 
 __all__ = [
     "ConvertConvLayout",
@@ -49,6 +50,7 @@ __all__ = [
     "RewriteQuantizedToInteger",
     "Site",
     "VectorizeElementary",
+    "WholeVectors",
     "add_layer_rows",
     "expose_inputs",
     "layer_rows",
