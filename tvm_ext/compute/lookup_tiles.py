@@ -21,7 +21,7 @@ from tvm_ext.threads import SHARES, worth_threads
 
 _LANES = 8
 """Results that are finished together."""
-_PANEL_BYTES = 1 << 20
+PANEL_BYTES = 1 << 20
 """Of a table: what stays in a core's second cache beside the codes."""
 _LOOKUPS_PER_NS = 16
 _CODE_VECTORS = 8
@@ -82,13 +82,13 @@ def blocks_of(steps: int, limit: int, grain: int) -> list[tuple[int, int]]:
     return [(full, limit)] + ([(1, rest)] if rest else [])
 
 
-def panels(runs: int, row_blocks: int, table_bytes: int, shared: bool) -> int:
+def panels(runs: int, row_blocks: int, table_bytes: int, shared: bool, panel_bytes: int = PANEL_BYTES) -> int:
     """Parts of the outputs that are finished one after the other: how many, of at most `runs`.
 
     A table beyond the cache is streamed once this way, not once for every block of rows; and a few blocks of rows alone
-    would leave threads idle.
+    would leave threads idle. `panel_bytes`: of the table, for one part.
     """
-    fitting = -(-table_bytes // _PANEL_BYTES) if row_blocks > 1 else 1
+    fitting = -(-table_bytes // panel_bytes) if row_blocks > 1 else 1
     wanted = -(-SHARES // row_blocks) if shared else 1
     return min(runs, max(fitting, wanted))
 

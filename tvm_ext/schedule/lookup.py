@@ -7,7 +7,7 @@ from tvm.s_tir.dlight import ScheduleRule
 from tvm.target import Target
 from tvm.tirx import PrimFunc
 
-from tvm_ext.compute.lookup_tiles import panels
+from tvm_ext.compute.lookup_tiles import PANEL_BYTES, panels
 from tvm_ext.schedule.base import (
     blocks_of,
     choose,
@@ -25,6 +25,11 @@ from tvm_ext.threads import worth_threads
 _EPILOGUE_LANES = 16
 POSITIONS = "lut.positions"
 """Annotation of a loop over lanes: positions of an image, of which the lanes of its last vector may have fewer."""
+_SMALL_PANEL_BYTES = 16 << 10
+"""Of a table, where all codes stay in the second cache: a panel then stays in the first one, its results are whole
+lines of memory one after the other, and a table beyond the second cache comes at the pace it is used at."""
+_CODES_BYTES = 1 << 19
+"""Codes up to which they stay in the second cache."""
 _RUN = 32
 _LOOKUPS_PER_NS = 100
 """Of the x86 kernels, roughly: tells work that threads share from work that they do not."""
@@ -59,7 +64,9 @@ class LookupShuffle(ScheduleRule):
         no, nr, nt = sch.split(n, [None, row_tiles, read.rows])
         wide = _run_length(outputs, lanes) if lanes else outs
         runs = outputs // wide
-        parts = smallest_divisor(runs, panels(runs, images * extent(sch, no), table_bytes, shared))
+        small = not lanes and lookups // outputs <= _CODES_BYTES
+        panel = _SMALL_PANEL_BYTES if small else PANEL_BYTES
+        parts = smallest_divisor(runs, panels(runs, images * extent(sch, no), table_bytes, shared, panel))
         parts = choose(sch, parts, divisors(runs), tunable)
         mp, mg, mo, mq = sch.split(m, [parts, None, wide // outs, outs])
         sch.reorder(b, mp, no, mg, mo, *reduce[:1], mq, nr, nt, *reduce[1:])
