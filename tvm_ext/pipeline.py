@@ -73,6 +73,7 @@ def schedule_passes() -> list[tvm.transform.Pass]:
         dlight.ApplyDefaultSchedule(*(rule() for rule in RULES)),
         t.WholeVectors(),
         t.PrefetchWeights(),
+        t.PrefetchTables(),
     ]
 
 

@@ -13,10 +13,12 @@ from tvm_ext.tensor_intrin.interleave import interleave_intrin
 from tvm_ext.tensor_intrin.regroup import regroup_intrin
 from tvm_ext.threads import SHARES, worth_threads
 
-_NS_PER_PRODUCT = 1 / 150
+NS_PER_PRODUCT = 1 / 150
 """Of the int8 search on x86, roughly: tells work that threads share from work that they do not."""
 _MAX_UNROLL = 64
 """Elements of a subvector up to which the loops over them are unrolled."""
+PREFETCH = "lut.prefetch_table"
+"""Annotation of the loop over the codebooks of a group, see `PrefetchTables`."""
 
 
 class EncodeTiled(ScheduleRule):
@@ -36,7 +38,7 @@ class EncodeTiled(ScheduleRule):
         blocks = blocks_of(sch)
         codes, best, score, subvector = (blocks[f"lut_{n}"] for n in ("codes", "best", "score", "x"))
         b, tile, group, *_ = sch.get_loops(codes)
-        if worth_threads(iterations(sch, score) * _NS_PER_PRODUCT):
+        if worth_threads(iterations(sch, score) * NS_PER_PRODUCT):
             if extent(sch, b) * extent(sch, tile) >= SHARES:
                 sch.parallel(sch.fuse(b, tile))
             else:
@@ -48,6 +50,7 @@ class EncodeTiled(ScheduleRule):
         block, lane = sch.split(n, [None, dot.block])
         sch.reorder(block, c, k, lane)
         sch.vectorize(lane)
+        sch.annotate(c, PREFETCH, 1)
         sch.compute_at(score, k, preserve_unit_loops=True)
         sch.compute_at(subvector, c, preserve_unit_loops=True)
         sch.decompose_reduction(best, k)

@@ -18,6 +18,7 @@ from tvm_ext.transform.pack_lut_constants import PackLUTConstants
 from tvm_ext.transform.pack_quantized import PackQuantized
 from tvm_ext.transform.padding_sites import PaddingError, Site, padding_sites
 from tvm_ext.transform.planned_memory import planned_memory
+from tvm_ext.transform.prefetch_tables import PrefetchTables
 from tvm_ext.transform.prefetch_weights import PrefetchWeights
 from tvm_ext.transform.quantize_remainder import QuantizeRemainder, RemainderLayer, remainder_layers
 from tvm_ext.transform.reuse_codes import ReuseCodes
@@ -41,6 +42,7 @@ __all__ = [
     "PackLUTConstants",
     "PackQuantized",
     "PaddingError",
+    "PrefetchTables",
     "PrefetchWeights",
     "QuantizeRemainder",
     "RemainderLayer",
