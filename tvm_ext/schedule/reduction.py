@@ -107,6 +107,9 @@ def _along_rows(sch: s_tir.Schedule, block) -> bool:
 
 
 def _schedule_rows(sch: s_tir.Schedule, blocks: list, reductions: list, lanes: int) -> None:
+    for block in blocks:
+        if not sch.get_loops(block):  # `rfactor` fails beside a block without any
+            sch.add_unit_loop(block)
     axes = min(len(loops_of(sch, block)[0]) for block in reductions)
     size = max(product(sch, sch.get_loops(block)) for block in blocks)
     names = {str(sch.get(block).name_hint) for block in reductions}
