@@ -184,6 +184,15 @@ def test_starting_values() -> None:
     torch.testing.assert_close((network.alpha * network.beta).item(), 1.0)
 
 
+def test_a_hard_table_gives_no_subnormal_values() -> None:
+    quantizer = LLT(4, signed=False).train()
+    quantizer.initialized.fill_(True)
+    quantizer.table.data.copy_(torch.linspace(0, 0.1, 9))  # softmax at 0.001: from exp(-100), subnormal, to 1
+    quantizer.set_progress(1.0)
+    y = quantizer(torch.linspace(0, 1, 1000))
+    assert (y[:40] == 0).any() and y[y > 0].min() > 1e-21
+
+
 def test_companding_starts_as_a_uniform_grid() -> None:
     quantizer = LCQ(4, signed=False, clip=1.5).eval()
     quantizer.initialized.fill_(True)

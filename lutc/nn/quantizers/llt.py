@@ -16,6 +16,8 @@ from lutc.nn.quantizers.base import (
     table_read,
 )
 
+_LEAST_RISE = 1e-20
+
 
 class LLT(ScalarQuantizer):
     """The range -s..s is cut into cells; each of the R rows of a table says which of its K cells the output rises in.
@@ -62,7 +64,9 @@ class LLT(ScalarQuantizer):
 
     def fake(self, rows: Tensor) -> Tensor:
         scale = self.log_scale.exp()[:, None]
-        lookup = self._lookup((self.table / self.temperature).softmax(2))
+        rises = (self.table / self.temperature).softmax(2)
+        # exactly zero, not tiny: subnormal outputs make a convolution several times slower
+        lookup = self._lookup(rises.masked_fill(rises < _LEAST_RISE, 0))
         inside = (rows / scale).clamp(-1, 1)
         index = self._index(inside)
         with torch.no_grad():
