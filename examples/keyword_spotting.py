@@ -1,7 +1,7 @@
 """Spoken commands (12 classes): a small CNN, float -> lookup tables -> ONNX -> compiled artifact, accuracy of each.
 
-All convolutions but the first become tables. Trains the float network, reconstructs each layer from unlabelled
-recordings, then trains all together with the float network as the teacher.
+All convolutions but the first become tables, (16, 9). Trains the float network, reconstructs each layer from
+unlabelled recordings, then trains all together with the float network as the teacher of scores and of blocks.
 
     python examples/keyword_spotting.py --output runs/keywords
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import time
+from pathlib import Path
 
 import torch
 from loaders import BANDS, FRAMES, SPEECH_CLASSES, data_folder, speech_commands
@@ -25,12 +26,13 @@ from recipe import (
     start_processes,
     write_results,
 )
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lutc.nn import LUTConfig, param_groups, quantize_, reconstruct_
-from lutc.nn.batch_norm import reestimate_batch_norm_
-from lutc.nn.distillation import distillation_loss
+from lutc.nn.batch_norm import freeze_batch_norm_, reestimate_batch_norm_
+from lutc.nn.distillation import BlockError, distillation_loss
 
 
 class KeywordNet(nn.Module):
@@ -60,10 +62,17 @@ class KeywordNet(nn.Module):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     common_options(parser)
+    parser.add_argument("--weights", type=Path, help="float.safetensors of an earlier run; default: train one")
     parser.add_argument("--float-epochs", type=float, default=40)
     parser.add_argument("--epochs", type=float, default=20, help="of the lookup-table training")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=2e-3, help="of batch norm, stem and head")
+    parser.add_argument("--centroid-lr", type=float, default=1e-3)
+    parser.add_argument("--table-lr", type=float, default=5e-3)
+    parser.add_argument("--temperature-lr", type=float, default=1e-2)
+    parser.add_argument("--block-weight", type=float, default=1.0, help="of the blocks' errors in the loss")
+    parser.add_argument("--batch-norm", choices=("batch", "frozen"), default="frozen", help="statistics in training")
+    parser.add_argument("--calibration-recordings", type=int, default=512)
     parser.add_argument("--width", type=int, default=32, help="channels of the first convolution")
     options = parser.parse_args()
     start_processes(options.seed, options.threads)
@@ -71,15 +80,12 @@ def main() -> None:
     train_x, train_y, test_x, test_y = speech_commands(data_folder(options.data), options.limit)
 
     model = KeywordNet(options.width)
-    model.mean.data.fill_(float(train_x.mean()))
-    model.std.data.fill_(float(train_x.std()))
     results: dict[str, object] = {}
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=1e-2)
-
-    def float_loss(network: nn.Module, indices: Tensor) -> Tensor:
-        return F.cross_entropy(network(distorted(train_x[indices])), train_y[indices], label_smoothing=0.1)
-
-    results["float seconds"] = run(model, float_loss, optimizer, options, options.float_epochs, len(train_x), "float")
+    if options.weights:
+        model.load_state_dict(load_file(options.weights))
+    else:
+        results["float seconds"] = train_float(model, train_x, train_y, options)
+        save_file(model.state_dict(), options.output / "float.safetensors")
     results["float"] = accuracy(predict(model, test_x), test_y)
 
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
@@ -87,7 +93,7 @@ def main() -> None:
     rows = reconstruct_(
         model,
         LUTConfig(),
-        calibration=train_x[:512].split(64),
+        calibration=train_x[: options.calibration_recordings].split(64),
         filter_fn=lambda module, name: name.startswith("body"),
         seed=options.seed,
     )
@@ -96,16 +102,9 @@ def main() -> None:
     results["reconstruction seconds"] = round(time.perf_counter() - started, 1)
     results["reconstruction only"] = accuracy(predict(model, test_x), test_y)
 
-    def lut_loss(network: nn.Module, indices: Tensor) -> Tensor:
-        x = distorted(train_x[indices])
-        scores = network(x)
-        return 0.3 * F.cross_entropy(scores, train_y[indices]) + distillation_loss(scores, teacher(x))
-
-    optimizer = torch.optim.Adam(param_groups(model, options.lr, options.lr, 10 * options.lr))
-    results["lookup-table seconds"] = run(
-        model, lut_loss, optimizer, options, options.epochs, len(train_x), "lookup tables"
-    )
-    reestimate_batch_norm_(model, train_x.split(128))
+    results["lookup-table seconds"] = train_lut(model, teacher, train_x, train_y, options)
+    if options.batch_norm == "batch":
+        reestimate_batch_norm_(model, train_x.split(128))
     results["lookup tables in torch"] = accuracy(predict(model, test_x), test_y)
 
     quantize_(model.eval(), step="convert")
@@ -113,6 +112,39 @@ def main() -> None:
     scores = compiled_predict(artifact, ((x.numpy(),) for x in test_x.split(1)))
     results["compiled artifact"] = accuracy(torch.from_numpy(scores), test_y)
     write_results(options.output / "results.json", results)
+
+
+def train_float(model: KeywordNet, features: Tensor, labels: Tensor, options: argparse.Namespace) -> float:
+    """Train; the seconds it took."""
+    model.mean.data.fill_(float(features.mean()))
+    model.std.data.fill_(float(features.std()))
+
+    def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
+        return F.cross_entropy(network(distorted(features[indices])), labels[indices], label_smoothing=0.1)
+
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=1e-2)
+    return run(model, loss_of, optimizer, options, options.float_epochs, len(features), "float")
+
+
+def train_lut(
+    model: nn.Module, teacher: nn.Module, features: Tensor, labels: Tensor, options: argparse.Namespace
+) -> float:
+    """Train with the float network as the teacher; the seconds it took."""
+    block_error = BlockError(model, teacher, [f"body.{index}" for index in range(5)])
+
+    def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
+        if options.batch_norm == "frozen":
+            freeze_batch_norm_(model)
+        x = distorted(features[indices])
+        with torch.no_grad():
+            target = teacher(x)
+        scores = network(x)
+        loss = 0.3 * F.cross_entropy(scores, labels[indices]) + distillation_loss(scores, target)
+        return loss + options.block_weight * block_error()
+
+    rates = (options.lr, options.centroid_lr, options.temperature_lr)
+    optimizer = torch.optim.Adam(param_groups(model, *rates, table_lr=options.table_lr))
+    return run(model, loss_of, optimizer, options, options.epochs, len(features), "lookup tables")
 
 
 def run(

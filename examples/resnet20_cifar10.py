@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import copy
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -36,9 +35,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lutc.nn import LUTConfig, param_groups, quantize_
-from lutc.nn.batch_norm import reestimate_batch_norm_
+from lutc.nn.batch_norm import freeze_batch_norm_, reestimate_batch_norm_
 from lutc.nn.checkpoint import save_checkpoint
-from lutc.nn.distillation import distillation_loss
+from lutc.nn.distillation import BlockError, distillation_loss
 from lutc.nn.distributed import broadcast_layers_
 from lutc.nn.monitor import Monitor
 from lutc.nn.reconstruct import reconstruct_
@@ -189,19 +188,6 @@ def prepare(
     return 0
 
 
-def block_outputs(model: nn.Module) -> dict[str, Tensor]:
-    """Where the outputs of the residual blocks stand after a forward, by name."""
-    found: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        return lambda _module, _inputs, output: found.__setitem__(name, output)
-
-    for name, module in model.named_modules():
-        if isinstance(module, Block):
-            module.register_forward_hook(keep(name))
-    return found
-
-
 def train_lut(
     model: nn.Module,
     teacher: nn.Module,
@@ -223,20 +209,17 @@ def train_lut(
     if first_step:
         resume_optimizer(checkpoint, optimizer)
 
-    ours, theirs = block_outputs(model), block_outputs(teacher)
+    block_error = BlockError(model, teacher, [name for name, m in model.named_modules() if isinstance(m, Block)])
 
     def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
         x = cifar10_distorted(images[indices])
         with torch.no_grad():
             target = teacher(x)
         if options.batch_norm == "frozen":
-            for module in model.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+            freeze_batch_norm_(model)
         scores = network(x)
-        blocks = [(ours[name] - b).square().mean() / b.var() for name, b in theirs.items()]
         loss = 0.3 * F.cross_entropy(scores, labels[indices]) + 0.7 * distillation_loss(scores, target, 3.0)
-        return loss + options.block_weight * torch.stack(blocks).mean()
+        return loss + options.block_weight * block_error()
 
     def on_step(step: int, loss: float) -> None:
         if schedule is not None:

@@ -44,6 +44,16 @@ def reestimate_batch_norm_(model: nn.Module, batches: Iterable[object]) -> None:
                 norm.eval()
 
 
+def freeze_batch_norm_(model: nn.Module) -> None:
+    """Batch norms in eval mode: a training step then sees the statistics it will be deployed with.
+
+    model.train() undoes it. Their scales and shifts still learn.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
 def _peek(batches: Iterable[object]) -> tuple[bool, Iterable[object]]:
     iterator = iter(batches)
     for first in iterator:

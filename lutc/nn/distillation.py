@@ -1,8 +1,11 @@
-"""Distillation from the float model: its scores teach the lookup-table model more per image than labels do."""
+"""Distillation from the float model: its scores, and its layers' outputs, teach more per image than labels do."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -14,3 +17,26 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 2.0
     target = F.log_softmax(teacher.detach() / temperature, -1)
     found = F.log_softmax(student / temperature, -1)
     return temperature**2 * F.kl_div(found, target, reduction="batchmean", log_target=True)
+
+
+class BlockError:
+    """How far the outputs of named modules are from those of the float model, in the last forward of both.
+
+    Called, it gives the mean over the modules of the squared error as a part of the float output's variance: a loss
+    that reaches each block directly, not only through all the layers behind it.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, names: Sequence[str]) -> None:
+        self._found: list[dict[str, Tensor]] = [{}, {}]
+        for found, model in zip(self._found, (student, teacher), strict=True):
+            for name in names:
+                model.get_submodule(name).register_forward_hook(self._keep(found, name))
+
+    @staticmethod
+    def _keep(found: dict[str, Tensor], name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        return lambda _module, _inputs, output: found.__setitem__(name, output)
+
+    def __call__(self) -> Tensor:
+        student, teacher = self._found
+        wanted = {name: output.detach() for name, output in teacher.items()}
+        return torch.stack([(student[name] - y).square().mean() / y.var() for name, y in wanted.items()]).mean()

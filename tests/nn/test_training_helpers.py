@@ -12,9 +12,9 @@ from torch import nn
 from lutc.config import LUTConfig
 from lutc.errors import LutcError
 from lutc.nn import param_groups, quantize_
-from lutc.nn.batch_norm import reestimate_batch_norm_
+from lutc.nn.batch_norm import freeze_batch_norm_, reestimate_batch_norm_
 from lutc.nn.checkpoint import load_checkpoint, save_checkpoint
-from lutc.nn.distillation import distillation_loss
+from lutc.nn.distillation import BlockError, distillation_loss
 from lutc.nn.monitor import Monitor
 from lutc.nn.schedules import AnnealTemperature
 
@@ -29,6 +29,31 @@ def test_distillation_is_the_divergence_of_softened_probabilities():
     p, q = torch.softmax(teacher / 2, 1), torch.softmax(student / 2, 1)
     torch.testing.assert_close(distillation_loss(student, teacher), 4 * (p * (p / q).log()).sum(1).mean())
     assert distillation_loss(teacher, teacher).abs() < 1e-6
+
+
+def test_block_error_is_relative_to_the_float_outputs():
+    student, teacher = network(1), network(0)
+    error = BlockError(student, teacher, ["0", "2"])
+    x = torch.randn(16, 8)
+    student(x), teacher(x)
+    expected = torch.zeros(())
+    for part in (1, 3):
+        wanted = teacher[:part](x)
+        expected += (student[:part](x) - wanted).square().mean() / wanted.var() / 2
+    torch.testing.assert_close(error(), expected, rtol=1e-5, atol=1e-5)
+    student.train(), student(x), error().backward()
+    assert student[0].weight.grad.abs().max() > 0
+    assert teacher[0].weight.grad is None and student[3].weight.grad is None
+
+
+def test_frozen_batch_norm_keeps_its_statistics_until_training_mode_is_set_again():
+    model = network().train()
+    freeze_batch_norm_(model)
+    mean = model[1].running_mean.clone()
+    model(torch.randn(16, 8)).sum().backward()
+    assert torch.equal(model[1].running_mean, mean) and model[1].weight.grad is not None and model[0].training
+    model.train()(torch.randn(16, 8))
+    assert not torch.equal(model[1].running_mean, mean)
 
 
 def test_batch_norm_is_measured_with_the_hard_lookups():
