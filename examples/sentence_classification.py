@@ -2,8 +2,8 @@
 
 The linears of the last layers (query, key, value, out, up, down) become tables, (16, 16); query, key and value share
 their codebooks. They are reconstructed from a few hundred sentences without labels, then trained for the float
-encoder's vectors, again without labels. What is compiled is all after the embedding lookup; it takes embeddings
-float32 [1, length, 384] and which tokens count float32 [1, length].
+encoder's vectors and layers, again without labels. What is compiled is all after the embedding lookup; it takes
+embeddings float32 [1, length, 384] and which tokens count float32 [1, length].
 
     python examples/sentence_classification.py --output runs/minilm --encoder minilm/model.safetensors \\
         --tokenizer minilm/tokenizer.json --head minilm-sst2-head.safetensors
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ from recipe import (
     console,
     export_and_compile,
     fit,
+    resume,
+    resume_optimizer,
     shuffled,
     start_processes,
     write_results,
@@ -35,6 +38,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lutc.nn import LUTConfig, param_groups, quantize_, reconstruct_
+from lutc.nn.checkpoint import save_checkpoint
+from lutc.nn.distillation import BlockError
 
 LENGTH = 64  # tokens the compiled encoder takes; SST-2 sentences are shorter, of others the end is lost
 LINEARS = ("query", "key", "value", "out", "up", "down")
@@ -75,16 +80,28 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Embeddings [B, T, W] and a mask of ones and zeros [B, T] -> sentence vectors [B, W] of unit length."""
+    """Embeddings [B, T, W] and a mask of ones and zeros [B, T] -> sentence vectors [B, W] of unit length.
+
+    With `start` x is what the layer of that index takes; `front` gives it.
+    """
 
     def __init__(self, width: int = 384, heads: int = 12, layers: int = 6, inner: int = 1536) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(width, heads, inner) for _ in range(layers))
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    @torch.no_grad()
+    def front(self, x: Tensor, mask: Tensor, stop: int) -> tuple[Tensor, Tensor, int]:
+        """The arguments with which `forward` goes on at layer `stop`."""
+        return self._layers(x, mask, 0, stop), mask, stop
+
+    def _layers(self, x: Tensor, mask: Tensor, start: int, stop: int) -> Tensor:
         bias = (1.0 - mask)[:, None, None, :] * -10000.0
-        for layer in self.layers:
+        for layer in list(self.layers)[start:stop]:
             x = layer(x, bias)
+        return x
+
+    def forward(self, x: Tensor, mask: Tensor, start: int = 0) -> Tensor:
+        x = self._layers(x, mask, start, len(self.layers))
         kept = mask[:, :, None]
         mean = (x * kept).sum(1) / kept.sum(1)
         return mean / mean.square().sum(1, keepdim=True).sqrt()
@@ -147,6 +164,17 @@ class Texts:
         """Indices in batches of similar length, which need little padding."""
         return list(torch.tensor(sorted(range(len(self)), key=lambda i: len(self._ids[i]))).split(size))
 
+    def shuffled_by_length(self, size: int, steps: int, seed: int) -> Iterator[Tensor]:
+        """Indices of random batches; sixteen batches at a time are sorted by length, then come in random order."""
+        generator = torch.Generator().manual_seed(seed)
+        groups = shuffled(len(self), 16 * size, -(-steps // 16), seed)
+        batches = (batch for group in groups for batch in self._sorted(group, size, generator))
+        return itertools.islice(batches, steps)
+
+    def _sorted(self, group: Tensor, size: int, generator: torch.Generator) -> list[Tensor]:
+        batches = torch.tensor(sorted(group.tolist(), key=lambda i: len(self._ids[i]))).split(size)
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
 
 @torch.no_grad()
 def vectors(encoder: nn.Module, texts: Texts) -> Tensor:
@@ -195,7 +223,12 @@ def main() -> None:
     parser.add_argument("--calibration-sentences", type=int, default=512)
     parser.add_argument("--steps", type=int, default=300, help="of training after the reconstruction")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--lr", type=float, default=3e-4, help="of norms")
+    parser.add_argument("--centroid-lr", type=float, default=1e-3)
+    parser.add_argument("--table-lr", type=float, default=1e-3)
+    parser.add_argument("--temperature-lr", type=float, default=1e-2)
+    parser.add_argument("--block-weight", type=float, default=1.0, help="of the layers' errors in the loss")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
     options = parser.parse_args()
     from tokenizers import Tokenizer
 
@@ -227,22 +260,33 @@ def main() -> None:
 
     measure("float", lambda texts: vectors(encoder, texts))
     teacher = copy.deepcopy(encoder)
-    chosen = [f"layers.{i}" for i in range(len(encoder.layers) - options.layers, len(encoder.layers))]
-    started = time.perf_counter()
-    some = Texts([unlabelled[i] for i in order[: options.calibration_sentences]], tokenizer, embedding)
-    reconstruct_(
-        encoder,
-        {f"{layer}.{linear}": LUTConfig() for layer in chosen for linear in LINEARS},
-        calibration=[some.batch(indices) for indices in some.by_length(32)],
-        share=[[f"{layer}.{linear}" for linear in ("query", "key", "value")] for layer in chosen],
-        seed=options.seed,
-        progress=lambda name, done, total: console.print(f"  {done} of {total}: {name}"),
-    )
-    results["reconstruction seconds"] = round(time.perf_counter() - started, 1)
-    measure("reconstruction only", lambda texts: vectors(encoder, texts))
+    first = len(encoder.layers) - options.layers
+    chosen = [f"layers.{i}" for i in range(first, len(encoder.layers))]
+    config = {f"{layer}.{linear}": LUTConfig() for layer in chosen for linear in LINEARS}
+    share = [[f"{layer}.{linear}" for linear in ("query", "key", "value")] for layer in chosen]
+    checkpoint = options.output / "checkpoint.pt"
+    first_step = 0
+    if options.resume and checkpoint.exists():
+        quantize_(encoder, config, share=share)
+        first_step = resume(checkpoint, encoder)
+    else:
+        started = time.perf_counter()
+        some = Texts([unlabelled[i] for i in order[: options.calibration_sentences]], tokenizer, embedding)
+        reconstruct_(
+            encoder,
+            config,
+            calibration=[teacher.front(*some.batch(indices), first) for indices in some.by_length(32)],
+            share=share,
+            seed=options.seed,
+            progress=lambda name, done, total: console.print(f"  {done} of {total}: {name}"),
+        )
+        save_checkpoint(checkpoint, {"step": 0}, model=encoder)
+        results["reconstruction seconds"] = round(time.perf_counter() - started, 1)
+    if not first_step:
+        measure("reconstruction only", lambda texts: vectors(encoder, texts))
 
     if options.steps:
-        results["training seconds"] = train_tables(encoder, teacher, train, options)
+        results["training seconds"] = train_tables(encoder, teacher, train, options, checkpoint, first_step)
         measure("lookup tables in torch", lambda texts: vectors(encoder, texts))
     quantize_(encoder.eval(), step="convert")
     artifact = export_and_compile(
@@ -252,30 +296,42 @@ def main() -> None:
     write_results(options.output / "results.json", results)
 
 
-def train_tables(encoder: Encoder, teacher: Encoder, train: Texts, options: argparse.Namespace) -> float:
+def train_tables(
+    encoder: Encoder,
+    teacher: Encoder,
+    train: Texts,
+    options: argparse.Namespace,
+    checkpoint: Path,
+    first_step: int,
+) -> float:
     """Make the vectors those of the float encoder; only lookup layers learn, and the norms beside them."""
+    first = len(encoder.layers) - options.layers
     for name, parameter in encoder.named_parameters():
-        parameter.requires_grad_(int(name.split(".")[1]) >= len(encoder.layers) - options.layers)
-    groups = param_groups(encoder, options.lr, options.lr, 10 * options.lr)
+        parameter.requires_grad_(int(name.split(".")[1]) >= first)
+    block_error = BlockError(encoder, teacher, [f"layers.{i}" for i in range(first, len(encoder.layers))])
 
     def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
-        inputs = train.batch(indices)
+        inputs = teacher.front(*train.batch(indices), first)
         with torch.no_grad():
             target = teacher(*inputs)
         found = network(*inputs)
         alike = found @ found.T - target @ target.T  # cosines between the sentences of the batch
-        return (1 - (found * target).sum(1)).mean() + alike.square().mean()
+        return (1 - (found * target).sum(1)).mean() + alike.square().mean() + options.block_weight * block_error()
 
-    optimizer = torch.optim.Adam(groups)
+    rates = (options.lr, options.centroid_lr, options.temperature_lr)
+    optimizer = torch.optim.Adam(param_groups(encoder, *rates, table_lr=options.table_lr))
+    if first_step:
+        resume_optimizer(checkpoint, optimizer)
     seconds = fit(
         encoder,
         loss_of,
-        lambda steps: shuffled(len(train), options.batch, steps, options.seed),
+        lambda steps: train.shuffled_by_length(options.batch, steps, options.seed),
         optimizer,
         options.steps,
         title="lookup tables",
-        checkpoint=options.output / "checkpoint.pt",
+        checkpoint=checkpoint,
         warmup=10,
+        first_step=first_step,
     )
     return round(seconds, 1)
 
