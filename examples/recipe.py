@@ -129,10 +129,10 @@ def predict(model: nn.Module, inputs: Tensor, batch: int = 128) -> Tensor:
 
 
 def export_and_compile(model: nn.Module, example: tuple[Tensor, ...], folder: Path, name: str, target: str) -> Path:
-    """model -> folder/name.onnx -> folder/name.lutc."""
+    """model -> folder/name.onnx -> folder/name.lutc; files of an earlier run are replaced."""
     onnx = folder / f"{name}.onnx"
     lutc.export_model(model, example, onnx)
-    return Path(lutc.compile(onnx, target, output=folder / f"{name}.lutc").path)
+    return Path(lutc.compile(onnx, target, output=folder / f"{name}.lutc", overwrite=True).path)
 
 
 def compiled_predict(artifact: Path, batches: Iterator[tuple[np.ndarray, ...]]) -> np.ndarray:

@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--calibration-images", type=int, default=512)
     parser.add_argument("--test-images", type=int, help="measure accuracy on so many; default: all")
     parser.add_argument("--start", choices=("reconstruct", "kmeans"), default="reconstruct")
+    parser.add_argument("--trained", type=Path, help="trained.pt of an earlier run to start from instead")
     parser.add_argument("--encoder", choices=("l2", "tree"), default="l2")
     parser.add_argument("--encode-dtype", choices=("int8", "float32"), default="int8")
     parser.add_argument("--table-dtype", choices=("int8", "float32"), default="int8")
@@ -170,6 +171,10 @@ def prepare(
     if options.resume and checkpoint.exists():
         quantize_(model, config, **CHOSEN)
         return resume(checkpoint, model)
+    if options.trained:
+        quantize_(model, config, **CHOSEN)
+        model.load_state_dict(torch.load(options.trained, weights_only=True))
+        return 0
     if rank > 0:
         quantize_(model, config, **CHOSEN)
         broadcast_layers_(model)

@@ -65,6 +65,20 @@ def write_wave(path: Path, samples: np.ndarray) -> None:
         writer.writeframes((samples.clip(-1, 1) * 32767).astype("<i2").tobytes())
 
 
+def check_state(trained: Path) -> None:
+    """What --trained starts from is what was trained."""
+    code = """
+import argparse, sys, torch, resnet20_cifar10 as recipe
+model = recipe.ResNet20()
+settings = dict(encoder="l2", encode_dtype="int8", table_dtype="int8", resume=False, trained=sys.argv[1])
+assert recipe.prepare(model, None, argparse.Namespace(**settings), None, {}, 0) == 0
+found, saved = model.state_dict(), torch.load(sys.argv[1], weights_only=True)
+assert found.keys() == saved.keys() and all(torch.equal(found[name], saved[name]) for name in saved)
+"""
+    environment = os.environ | {"PYTHONPATH": f"{EXAMPLES.parent}{os.pathsep}{EXAMPLES}"}
+    subprocess.run([sys.executable, "-c", code, str(trained)], env=environment, check=True)
+
+
 @pytest.mark.slow
 def test_resnet20_on_binary_files_and_again_from_its_checkpoint(tmp_path: Path):
     rng = np.random.default_rng(0)
@@ -77,6 +91,7 @@ def test_resnet20_on_binary_files_and_again_from_its_checkpoint(tmp_path: Path):
     results = run("resnet20_cifar10.py", *options, "--float-epochs", 3, "--epochs", 1, cwd=tmp_path)
     assert results["compiled artifact"] == results["lookup tables in torch"]
     assert (tmp_path / "out" / "loss.csv").exists() is False  # written every 25 steps
+    check_state(tmp_path / "out" / "trained.pt")
 
 
 @pytest.mark.slow
