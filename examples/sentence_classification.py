@@ -2,7 +2,8 @@
 
 The linears of the last layers (query, key, value, out, up, down) become tables, (16, 16); query, key and value share
 their codebooks. They are reconstructed from a few hundred sentences without labels, then trained for the float
-encoder's vectors and layers, again without labels. What is compiled is all after the embedding lookup; it takes
+encoder's vectors and layers, again without labels. At the end a linear map of the sentence vector, one small product a
+sentence, is fitted to the float encoder's vectors. What is compiled is all after the embedding lookup; it takes
 embeddings float32 [1, length, 384] and which tokens count float32 [1, length].
 
     python examples/sentence_classification.py --output runs/minilm --encoder minilm/model.safetensors \\
@@ -82,12 +83,14 @@ class EncoderLayer(nn.Module):
 class Encoder(nn.Module):
     """Embeddings [B, T, W] and a mask of ones and zeros [B, T] -> sentence vectors [B, W] of unit length.
 
-    With `start` x is what the layer of that index takes; `front` gives it.
+    With `start` x is what the layer of that index takes; `front` gives it. `adapt`, where there is one, is a linear map
+    of the vectors.
     """
 
     def __init__(self, width: int = 384, heads: int = 12, layers: int = 6, inner: int = 1536) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(width, heads, inner) for _ in range(layers))
+        self.adapt: nn.Linear | None = None
 
     @torch.no_grad()
     def front(self, x: Tensor, mask: Tensor, stop: int) -> tuple[Tensor, Tensor, int]:
@@ -103,8 +106,12 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, start: int = 0) -> Tensor:
         x = self._layers(x, mask, start, len(self.layers))
         kept = mask[:, :, None]
-        mean = (x * kept).sum(1) / kept.sum(1)
-        return mean / mean.square().sum(1, keepdim=True).sqrt()
+        mean = _unit((x * kept).sum(1) / kept.sum(1))
+        return mean if self.adapt is None else _unit(self.adapt(mean))
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / x.square().sum(1, keepdim=True).sqrt()
 
 
 class Embedding(nn.Module):
@@ -184,6 +191,22 @@ def vectors(encoder: nn.Module, texts: Texts) -> Tensor:
     return found[torch.cat(batches).argsort()]
 
 
+def fit_adaptation(encoder: Encoder, teacher: Encoder, texts: Texts, ridge: float = 0.1) -> None:
+    """Give the encoder the linear map that brings its vectors closest to the teacher's, by least squares.
+
+    `ridge` pulls it towards none, in units of the vectors' mean variance.
+    """
+    found, wanted = vectors(encoder, texts).double(), vectors(teacher, texts).double()
+    found_mean, wanted_mean = found.mean(0), wanted.mean(0)
+    x, y = found - found_mean, wanted - wanted_mean
+    gram, eye = x.T @ x, torch.eye(x.shape[1], dtype=torch.float64)
+    weight = eye + torch.linalg.solve(gram + ridge * gram.diagonal().mean() * eye, x.T @ (y - x))
+    adapt = nn.Linear(*weight.shape)
+    adapt.weight.data.copy_(weight.T)
+    adapt.bias.data.copy_(wanted_mean - found_mean @ weight)
+    encoder.adapt = adapt
+
+
 def compiled_vectors(artifact: Path, texts: Texts) -> Tensor:
     def each() -> Iterator[tuple[np.ndarray, ...]]:
         for index in range(len(texts)):
@@ -221,6 +244,7 @@ def main() -> None:
     parser.add_argument("--head", type=Path, help="SST-2 classifier on the vectors: weight [1, W] and bias [1]")
     parser.add_argument("--layers", type=int, default=3, help="how many layers, from the last, get tables")
     parser.add_argument("--calibration-sentences", type=int, default=512)
+    parser.add_argument("--adapt-sentences", type=int, default=6000, help="for the map at the end; 0 does without")
     parser.add_argument("--steps", type=int, default=300, help="of training after the reconstruction")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=3e-4, help="of norms")
@@ -288,6 +312,10 @@ def main() -> None:
     if options.steps:
         results["training seconds"] = train_tables(encoder, teacher, train, options, checkpoint, first_step)
         measure("lookup tables in torch", lambda texts: vectors(encoder, texts))
+    if options.adapt_sentences:
+        some = Texts([unlabelled[i] for i in order[-options.adapt_sentences :]], tokenizer, embedding)
+        fit_adaptation(encoder, teacher, some)
+        measure("adapted", lambda texts: vectors(encoder, texts))
     quantize_(encoder.eval(), step="convert")
     artifact = export_and_compile(
         encoder, train.batch(torch.tensor([0]), LENGTH), options.output, "minilm_lut", options.target
