@@ -9,10 +9,10 @@ from __future__ import annotations
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from tvm_ext.compute.encode_lanes import codebook_of, search_loop, store_codes
+from tvm_ext.compute.encode_lanes import codebook_of, search_loop, store_turns
 from tvm_ext.compute.patches import Patches
 from tvm_ext.compute.windows import Windows
-from tvm_ext.tensor_intrin import TABLE_ENTRIES, TableRead
+from tvm_ext.tensor_intrin import TableRead
 from tvm_ext.tensor_intrin._lane_search import LANES, ROWS, first_best, lane_fma
 
 _UNROLLED = 16
@@ -20,13 +20,13 @@ _UNROLLED = 16
 
 
 def encode_float_lanes(
-    inputs: Patches | Windows, *, length: int, plane: int, batch: int, tiles: int, groups: int, codebooks: int,
-    read: TableRead,
+    inputs: Patches | Windows, *, length: int, vectors: int, plane: int, batch: int, tiles: int, groups: int,
+    codebooks: int, read: TableRead,
 ) -> PrimFunc:  # fmt: skip
     """Codes uint8 [batch, tiles, groups, *read.code_shape]; those of padding rows are not written.
 
-    x: float32 rows [N, D], or planes [batch, channels, plane]. centroids float32 [groups * G, V, 4, 4] and bias float32
-    [groups * G, 4, 16] as `pack_float_lanes` makes them.
+    x: float32 rows [N, D], or planes [batch, channels, plane]. centroids float32 [groups * G, V, `vectors`, 4] and bias
+    float32 [groups * G, 4, 4 * `vectors`] as `pack_float_lanes` makes them.
     """
     padded = groups * read.group
     conv = isinstance(inputs, Windows)
@@ -45,30 +45,36 @@ def encode_float_lanes(
     def add_products(x, centroids, sums: list, b, n, turn, v) -> list:
         codebook = codebook_of(read, turn)
         codebook = codebook if padded == codebooks else T.min(codebook, codebooks - 1)
-        weights = [T.Bind(centroids.vload([turn, v, j, 0], "float32x4")) for j in range(LANES)]
+        weights = [T.Bind(centroids.vload([turn, v, j, 0], "float32x4")) for j in range(vectors)]
         values = [T.Bind(fetch(x, b, n + r, codebook, v)) for r in range(ROWS)]
-        return [[T.Bind(lane_fma(row[j], weights[j], value)) for j in range(LANES)]
+        return [[T.Bind(lane_fma(row[j], weights[j], value)) for j in range(vectors)]
                 for row, value in zip(sums, values, strict=True)]  # fmt: skip
 
     def search(x, centroids, bias, b, n, turn):
-        sums = [[bias.vload([turn, r, j * LANES], "float32x4") for j in range(LANES)] for r in range(ROWS)]
+        sums = [[bias.vload([turn, r, j * LANES], "float32x4") for j in range(vectors)] for r in range(ROWS)]
         if length <= _UNROLLED:
             for v in range(length):
                 sums = add_products(x, centroids, sums, b, n, turn, v)
             return first_best(sums)
-        acc = T.alloc_buffer((ROWS, TABLE_ENTRIES), "float32")
+        acc = T.alloc_buffer((ROWS, vectors * LANES), "float32")
         _store(acc, sums)
         with T.serial(length) as v:
-            _store(acc, add_products(x, centroids, _loaded(acc), b, n, turn, v))
-        return first_best(_loaded(acc))
+            _store(acc, add_products(x, centroids, _loaded(acc, vectors), b, n, turn, v))
+        return first_best(_loaded(acc, vectors))
+
+    def quad_of(x, centroids, bias, codes, b, t, quad) -> None:
+        def best_in(turn):
+            return search(x, centroids, bias, b, t * read.rows + quad * ROWS, turn)
+
+        store_turns(best_in, codes, b, t, quad, padded, read)
 
     over_tiles, quads = search_loop(batch, tiles, rows, padded * length, read)
 
     @T.prim_func(s_tir=True)
     def kernel(
         x: T.Buffer(shape, "float32"),
-        centroids: T.Buffer((padded, length, LANES, LANES), "float32"),
-        bias: T.Buffer((padded, ROWS, TABLE_ENTRIES), "float32"),
+        centroids: T.Buffer((padded, length, vectors, LANES), "float32"),
+        bias: T.Buffer((padded, ROWS, vectors * LANES), "float32"),
         codes: T.Buffer((batch, tiles, groups, *read.code_shape), "uint8"),
     ):
         T.func_attr({"tirx.noalias": True})
@@ -79,11 +85,7 @@ def encode_float_lanes(
                 b: T.let = bt // tiles
                 t: T.let = bt % tiles
                 for quad in T.serial(quads(t)):
-                    joined = T.alloc_buffer((ROWS,), "int32")
-                    joined[T.ramp(0, 1, ROWS)] = T.broadcast(T.int32(0), ROWS)
-                    for turn in T.serial(padded):
-                        best: T.let = search(x, centroids, bias, b, t * read.rows + quad * ROWS, turn)
-                        store_codes(best, joined, codes, b, t, quad, turn, read)
+                    quad_of(x, centroids, bias, codes, b, t, quad)
 
     return kernel
 
@@ -94,5 +96,5 @@ def _store(acc, sums: list) -> None:
             T.buffer_store(acc, value, [r, T.ramp(j * LANES, 1, LANES)])
 
 
-def _loaded(acc) -> list:
-    return [[acc[r, T.ramp(j * LANES, 1, LANES)] for j in range(LANES)] for r in range(ROWS)]
+def _loaded(acc, vectors: int) -> list:
+    return [[acc[r, T.ramp(j * LANES, 1, LANES)] for j in range(vectors)] for r in range(ROWS)]

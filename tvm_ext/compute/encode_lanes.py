@@ -1,7 +1,8 @@
 """Closest-centroid search with centroids in vector lanes, for ISAs that multiply by element.
 
-int8 only, K <= 16. Four rows and one codebook at a time: 64 sums in 16 registers. Rows are the outer loop and
-codebooks the inner one; the other way round LLVM would lift a codebook's constants out of the loop and spill them.
+int8 only, K <= 16. Four rows and one codebook at a time: 64 sums in 16 registers, or 32 in 8 where K is 8. Rows are the
+outer loop and codebooks the inner one; the other way round LLVM would lift a codebook's constants out of the loop and
+spill them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from tvm.tirx import PrimFunc
 
 from tvm_ext.compute.quantize_rows import PART
 from tvm_ext.compute.windows import Windows
-from tvm_ext.tensor_intrin import TABLE_ENTRIES, TableRead
+from tvm_ext.tensor_intrin import TableRead
 from tvm_ext.tensor_intrin._lane_search import (
     DEPTH,
     LANES,
@@ -24,7 +25,10 @@ from tvm_ext.tensor_intrin._lane_search import (
     codes_of,
     interleaved,
     join,
+    keep_apart,
     lane_dot,
+    low_bits,
+    side_by_side,
     windows,
     with_index,
 )
@@ -32,6 +36,8 @@ from tvm_ext.threads import worth_threads
 
 _NS_PER_STEP = 1.0
 """Of one row and codebook; tells work that threads share from work that they do not."""
+_UNROLLED_STEPS = 64
+"""Of a group of codebooks: more of them are a loop over codebooks."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +62,14 @@ def codebook_of(read: TableRead, turn):
 
 def encode_lanes(
     inputs: LaneRows | Windows, *, plane: int, periods: int, batch: int, tiles: int, groups: int, steps: int,
-    codebooks: int, read: TableRead,
+    vectors: int, codebooks: int, read: TableRead,
 ) -> PrimFunc:  # fmt: skip
     """Codes uint8 [batch, tiles, groups, *read.code_shape]; those of padding rows are not written.
 
     x: rows (see `LaneRows`), or planes [batch, channels, plane], with pattern int8 [periods, 16] where they are not
     interleaved (1x1). centroids int8
-    [groups * G, steps, 4, 16] and score_bias int32 [groups * G, 4, 16] (the same for each of four rows) in the order
-    of `search_order`.
+    [groups * G, steps, `vectors`, 16] and score_bias int32 [groups * G, 4, 4 * `vectors`] (the same for each of four
+    rows) in the order of `search_order`.
     """
     conv = isinstance(inputs, Windows)
     padded = groups * read.group
@@ -84,36 +90,70 @@ def encode_lanes(
         return [T.Bind(windows(source, pattern.vload([n // ROWS % periods, 0], "int8x16")))] * ROWS
 
     def search(x, centroids, bias, pattern, b, n, turn):
-        sums = [[bias.vload([turn, r, j * LANES], "int32x4") for j in range(LANES)] for r in range(ROWS)]
+        sums = [[bias.vload([turn, r, j * LANES], "int32x4") for j in range(vectors)] for r in range(ROWS)]
         taken: list = []
         for step in range(steps):
             if conv or step % LANES == 0:
                 taken = load(x, pattern, b, n, codebook_of(read, turn), step)
-            weights = [T.Bind(centroids.vload([turn, step, j, 0], "int8x16")) for j in range(LANES)]
+            weights = [T.Bind(centroids.vload([turn, step, j, 0], "int8x16")) for j in range(vectors)]
             for r in range(ROWS):
                 lane = r if conv else step % LANES
-                sums[r] = [T.Bind(lane_dot(sums[r][j], weights[j], taken[r], lane)) for j in range(LANES)]
-        return best_of([[T.Bind(with_index(row[j], j)) for j in range(LANES)] for row in sums])
+                sums[r] = [T.Bind(lane_dot(sums[r][j], weights[j], taken[r], lane)) for j in range(vectors)]
+        return best_of([[T.Bind(with_index(row[j], j)) for j in range(vectors)] for row in sums])
 
-    def turn_of(x, centroids, bias, pattern, codes, joined, b, t, quad, turn) -> None:
-        best = search(x, centroids, bias, pattern, b, t * read.rows + quad * ROWS, turn)
-        store_codes(best, joined, codes, b, t, quad, turn, read)
+    def quad_of(x, centroids, bias, pattern, codes, b, t, quad) -> None:
+        def best_in(turn):
+            return search(x, centroids, bias, pattern, b, t * read.rows + quad * ROWS, turn)
+
+        if steps * read.group > _UNROLLED_STEPS:
+            store_turns(best_in, codes, b, t, quad, padded, read)
+        else:
+            with T.serial(groups) as g:
+                store_group(best_in, codes, b, t, quad, g, read)
 
     if not conv:
-        return _of_rows(turn_of, inputs, tiles, groups, steps, read)
-    return _of_planes(turn_of, inputs, plane, periods, batch, tiles, groups, steps, read)
+        return _of_rows(quad_of, inputs, tiles, groups, steps, vectors, read)
+    return _of_planes(quad_of, inputs, plane, periods, batch, tiles, groups, steps, vectors, read)
 
 
-def store_codes(best, joined, codes, b, t, quad, turn, read: TableRead) -> None:
-    """Store what four rows have found, int32x4 with 15 - index in the low bits; `joined` int32 [4] lasts all turns."""
-    if read.unit > 1:
-        T.buffer_store(joined, join(best, joined.vload([0], "int32x4")), [T.ramp(0, 1, ROWS)])
-        best = joined.vload([0], "int32x4")
-    # until a unit is complete this is overwritten in the next turn
-    index = read.code_index(quad * ROWS, turn % read.group // read.unit)
-    value = codes_of(best, read.unit, read.code_offset)
-    lanes = T.ramp(index[-1], 1, ROWS * read.unit)
-    T.buffer_store(codes, value, [b, t, turn // read.group, *index[:-1], lanes])
+def store_turns(best_in: Callable, codes, b, t, quad, padded: int, read: TableRead) -> None:
+    """Store what four rows find: `best_in(turn)`, int32x4, a codebook at a time in the order of `search_order`."""
+    joined = T.alloc_buffer((ROWS,), "int32")
+    T.buffer_store(joined, T.broadcast(T.int32(0), ROWS), [T.ramp(0, 1, ROWS)])
+    with T.serial(padded) as turn:
+        best = T.Bind(best_in(turn))
+        if read.unit > 1:
+            T.buffer_store(joined, join(best, joined.vload([0], "int32x4")), [T.ramp(0, 1, ROWS)])
+            best = joined.vload([0], "int32x4")
+        # until a unit is complete this is overwritten in the next turn
+        index = read.code_index(quad * ROWS, turn % read.group // read.unit)
+        value = codes_of(best, read.unit, read.code_offset)
+        T.buffer_store(codes, value, [b, t, turn // read.group, *index[:-1], T.ramp(index[-1], 1, ROWS * read.unit)])
+
+
+def store_group(best_in: Callable, codes, b, t, quad, g, read: TableRead) -> None:
+    """The same for the codebooks of group g, without a loop: codes are narrowed and stored once a unit."""
+
+    def best_of_turn(turn: int):
+        if turn:
+            keep_apart()
+        return T.Bind(best_in(g * read.group + turn))
+
+    def put(value, j: int, lanes: int) -> None:
+        index = read.code_index(quad * ROWS, j)
+        T.buffer_store(codes, value, [b, t, g, *index[:-1], T.ramp(index[-1], 1, lanes)])
+
+    if read.unit == 1 and read.group == ROWS:
+        best = [best_of_turn(turn) for turn in range(ROWS)]
+        words = T.Bind(T.reinterpret("int32x4", low_bits(side_by_side(best), [0])))
+        for j in range(ROWS):
+            put(T.reinterpret("uint8x4", T.Shuffle([words], [j])), j, ROWS)
+        return
+    for j in range(read.group // read.unit):
+        joined = best_of_turn(j * read.unit)
+        for i in range(1, read.unit):
+            joined = T.Bind(join(best_of_turn(j * read.unit + i), joined))
+        put(codes_of(joined, read.unit, read.code_offset), j, ROWS * read.unit)
 
 
 def search_loop(batch: int, tiles: int, rows: int, row_steps: int, read: TableRead) -> tuple[Callable, Callable]:
@@ -122,15 +162,15 @@ def search_loop(batch: int, tiles: int, rows: int, row_steps: int, read: TableRe
     return over_tiles, lambda t: T.min(read.rows // ROWS, (rows - t * read.rows + ROWS - 1) // ROWS)
 
 
-def _of_rows(turn_of, inputs: LaneRows, tiles: int, groups: int, steps: int, read: TableRead) -> PrimFunc:
+def _of_rows(quad_of, inputs: LaneRows, tiles: int, groups: int, steps: int, vectors: int, read: TableRead) -> PrimFunc:
     padded, size = groups * read.group, inputs.rows * inputs.codebooks * inputs.width + PART
     over_tiles, quads = search_loop(1, tiles, inputs.rows, padded * steps, read)
 
     @T.prim_func(s_tir=True)
     def kernel(
         x: T.Buffer((size,), "int8"),
-        centroids: T.Buffer((padded, steps, LANES, PART), "int8"),
-        bias: T.Buffer((padded, ROWS, TABLE_ENTRIES), "int32"),
+        centroids: T.Buffer((padded, steps, vectors, PART), "int8"),
+        bias: T.Buffer((padded, ROWS, vectors * LANES), "int32"),
         codes: T.Buffer((1, tiles, groups, *read.code_shape), "uint8"),
     ):
         T.func_attr({"tirx.noalias": True})
@@ -139,17 +179,14 @@ def _of_rows(turn_of, inputs: LaneRows, tiles: int, groups: int, steps: int, rea
             T.writes(codes[0:1, 0:tiles, 0:groups])
             for t in over_tiles(tiles):
                 for quad in T.serial(quads(t)):
-                    joined = T.alloc_buffer((ROWS,), "int32")
-                    joined[T.ramp(0, 1, ROWS)] = T.broadcast(T.int32(0), ROWS)
-                    for turn in T.serial(padded):
-                        turn_of(x, centroids, bias, None, codes, joined, 0, t, quad, turn)
+                    quad_of(x, centroids, bias, None, codes, 0, t, quad)
 
     return kernel
 
 
 def _of_planes(
-    turn_of, inputs: Windows, plane: int, periods: int, batch: int, tiles: int, groups: int, steps: int,
-    read: TableRead,
+    quad_of, inputs: Windows, plane: int, periods: int, batch: int, tiles: int, groups: int, steps: int,
+    vectors: int, read: TableRead,
 ) -> PrimFunc:  # fmt: skip
     padded, channels, pattern_shape = groups * read.group, inputs.patches.shape[1], (periods or 1, PART)
     over_tiles, quads = search_loop(batch, tiles, inputs.patches.rows, padded * steps, read)
@@ -157,8 +194,8 @@ def _of_planes(
     @T.prim_func(s_tir=True)
     def kernel(
         x: T.Buffer((batch, channels, plane), "int8"),
-        centroids: T.Buffer((padded, steps, LANES, PART), "int8"),
-        bias: T.Buffer((padded, ROWS, TABLE_ENTRIES), "int32"),
+        centroids: T.Buffer((padded, steps, vectors, PART), "int8"),
+        bias: T.Buffer((padded, ROWS, vectors * LANES), "int32"),
         pattern: T.Buffer(pattern_shape, "int8"),
         codes: T.Buffer((batch, tiles, groups, *read.code_shape), "uint8"),
     ):
@@ -170,10 +207,7 @@ def _of_planes(
                 b: T.let = bt // tiles
                 t: T.let = bt % tiles
                 for quad in T.serial(quads(t)):
-                    joined = T.alloc_buffer((ROWS,), "int32")
-                    joined[T.ramp(0, 1, ROWS)] = T.broadcast(T.int32(0), ROWS)
-                    for turn in T.serial(padded):
-                        turn_of(x, centroids, bias, pattern, codes, joined, b, t, quad, turn)
+                    quad_of(x, centroids, bias, pattern, codes, b, t, quad)
 
     if periods:
         return kernel

@@ -16,7 +16,7 @@ from tvm_ext.compute.lookup import Epilogue
 from tvm_ext.tensor_intrin import TableRead
 from tvm_ext.threads import worth_threads
 
-_LANES, _PIECE, _MAX_VECTORS = 16, 4, 8
+LANES, _PIECE, _MAX_VECTORS = 16, 4, 8
 """Entries of an int8 vector, results of a float32 one, and vectors of entries whose sums stay in registers."""
 _CACHE_BYTES = 48 << 10
 """Of a table that a block of rows reads at a time: what a first-level cache has left."""
@@ -39,9 +39,9 @@ class Slabs:
 
 def slabs(outputs: int, centroids: int, group: int) -> Slabs:
     """As many outputs as registers hold, or as fill whole vectors evenly; chunks that stay in the cache."""
-    vectors = -(-outputs // _LANES)
+    vectors = -(-outputs // LANES)
     count = -(-vectors // _MAX_VECTORS)
-    width = -(-vectors // count) * _LANES
+    width = -(-vectors // count) * LANES
     chunk = min(_CACHE_BYTES // (group * centroids * width), _INT16_GROUPS)
     return Slabs(width, count, max(_LEAST_CHUNK, chunk))
 
@@ -68,42 +68,32 @@ def lookup_rows(
     tile = read.rows if read else 1
     group = read.group if read else 4
     slab = slabs(outputs, table_shape[2], group)
-    tiles, groups, vectors = -(-rows // tile), padded // group, width // _LANES
+    tiles, groups, vectors = -(-rows // tile), padded // group, width // LANES
     code_shape = (1, tiles, groups, *read.code_shape) if read else (rows, codebooks)
     sum_dtype = "int16" if narrow else "int32"
     over_tiles = T.parallel if worth_threads(rows * padded * outputs * _NS_PER_ENTRY) else T.serial
     chunks = -(-groups // slab.chunk)
 
-    def code_of(codes, t, r, g):
-        """Codes of the codebooks of group g as a function of the codebook in the group."""
-        if not read:  # the last group may be short; its tables are zero there
-            last = codebooks - 1
-            return lambda c: codes[t, T.min(g * group + c, last) if padded > codebooks else g * group + c]
-        word = T.Bind(T.reinterpret("int32", codes.vload([0, t, g, r, 0], f"uint8x{group}")))
-        return lambda c: T.bitwise_and(T.shift_right(word, 8 * c), 255)
-
     def accumulate(codes, table, acc, s, t, r, g) -> None:
-        code = code_of(codes, t, r, g)
-        rows = [T.Bind(T.cast(code(c), "int32")) for c in range(group)]
-        for first in range(0, group, preadd):
-            for v in range(vectors):
-                lanes = T.ramp(v * _LANES, 1, _LANES)
-                total = table[s, g * group + first, rows[first], lanes]
-                for c in range(first + 1, first + preadd):
-                    total = total + table[s, g * group + c, rows[c], lanes]
-                T.buffer_store(acc, acc[lanes] + T.cast(total, f"int16x{_LANES}"), [lanes])
+        if read:
+            word = T.Bind(T.reinterpret("int32", codes.vload([0, t, g, r, 0], f"uint8x{group}")))
+            add_group(table, acc, s, g, word, group, preadd, width)
+            return
+        last = codebooks - 1  # the last group may be short; its tables are zero there
+        found = [codes[t, T.min(g * group + c, last) if padded > codebooks else g * group + c] for c in range(group)]
+        add_rows(table, acc, s, g, found, preadd, width)
 
     def start(acc, sums, r, first: bool) -> None:
         """int16 sums go on where they are; others are added to int32 at the end."""
         for v in range(vectors):
-            lanes = T.ramp(v * _LANES, 1, _LANES)
-            low = T.broadcast(T.int16(-32768 if narrow else 0), _LANES)
+            lanes = T.ramp(v * LANES, 1, LANES)
+            low = T.broadcast(T.int16(-32768 if narrow else 0), LANES)
             T.buffer_store(acc, low if first or not narrow else sums[r, lanes], [lanes])
 
     def end(acc, sums, r, first: bool) -> None:
         for v in range(vectors):
-            lanes = T.ramp(v * _LANES, 1, _LANES)
-            value = acc[lanes] if narrow else T.cast(acc[lanes], f"int32x{_LANES}")
+            lanes = T.ramp(v * LANES, 1, LANES)
+            value = acc[lanes] if narrow else T.cast(acc[lanes], f"int32x{LANES}")
             T.buffer_store(sums, value if first or narrow else sums[r, lanes] + value, [r, lanes])
 
     def total(sums, r, m, half: int):
@@ -129,7 +119,7 @@ def lookup_rows(
             T.buffer_store(quantized, result, [n, at])
 
     def finish(sums, s, r, n, m, *buffers) -> None:
-        for i in range(_LANES // _PIECE):
+        for i in range(LANES // _PIECE):
             value = total(sums, r, m + i // 2 * 8, i % 2)
             store(value, T.ramp(s * width + m + _PIECE * i, 1, _PIECE), n, *buffers)
 
@@ -173,16 +163,33 @@ def lookup_rows(
                     # through memory: else LLVM would lift scales and biases out of the loop over rows, and spill them
                     here: T.let = T.min(width, outputs - s * width)
                     for r in T.serial(T.min(tile, rows - t * tile)):
-                        for m in T.serial(here // _LANES):
-                            finish(sums, s, r, t * tile + r, m * _LANES, scale, shift, other, inv_scale, y, quantized)
-                        for m in T.serial(here % _LANES):
-                            finish_one(sums, s, r, t * tile + r, here // _LANES * _LANES + m,
+                        for m in T.serial(here // LANES):
+                            finish(sums, s, r, t * tile + r, m * LANES, scale, shift, other, inv_scale, y, quantized)
+                        for m in T.serial(here % LANES):
+                            finish_one(sums, s, r, t * tile + r, here // LANES * LANES + m,
                                        scale, shift, other, inv_scale, y, quantized)  # fmt: skip
 
     fused = epilogue.search is not None
     given = (True, True, True, bias, residual, fused, epilogue.keep_float or not fused, fused)
     params = [param for param, there in zip(kernel.params, given, strict=True) if there]
     return PrimFunc(params, kernel.body, kernel.ret_type, kernel.attrs)
+
+
+def add_group(table, acc, s, g, word, group: int, preadd: int, width: int) -> None:
+    """Add the table rows of `group` codebooks, whose codes are the bytes of `word`, to sums of a slab's outputs."""
+    add_rows(table, acc, s, g, [T.bitwise_and(T.shift_right(word, 8 * c), 255) for c in range(group)], preadd, width)
+
+
+def add_rows(table, acc, s, g, codes: list, preadd: int, width: int) -> None:
+    """Add the rows at `codes` of a group's codebooks to int16 sums [width], `preadd` of them in int8 first."""
+    rows = [T.Bind(T.cast(code, "int32")) for code in codes]
+    for first in range(0, len(rows), preadd):
+        for v in range(width // LANES):
+            lanes = T.ramp(v * LANES, 1, LANES)
+            total = table[s, g * len(rows) + first, rows[first], lanes]
+            for c in range(first + 1, first + preadd):
+                total = total + table[s, g * len(rows) + c, rows[c], lanes]
+            T.buffer_store(acc, acc[lanes] + T.cast(total, f"int16x{LANES}"), [lanes])
 
 
 def at_least_zero(value, lanes: int):

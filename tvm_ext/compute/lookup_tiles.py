@@ -152,20 +152,10 @@ def lookup_tiles(
         """`count` positions from n on of output m; `total(at, lanes)` are float32 sums."""
 
         def finish(at: int, lanes: int) -> None:
-            def same(value):
-                return value if lanes == 1 else T.broadcast(value, lanes)
-
-            here = n + at if lanes == 1 else T.ramp(n + at, 1, lanes)
-            value = total(at, lanes) * same(scale[m])
-            value = value + same(shift[m]) if bias else value
-            value = value + other[b, m, here] if residual else value
-            if epilogue.activation == "relu":
-                value = at_least_zero(value, lanes)
-            if epilogue.keep_float or epilogue.search is None:
-                T.buffer_store(y, value, [b, m, here])
-            if epilogue.search is not None:
-                result = epilogue.search.quantize(value, inv_scale[m], epilogue.quantized, lanes)
-                T.buffer_store(quantized, result, [b, m, here])
+            store_results(
+                total(at, lanes), b, m, n + at, lanes, epilogue, bias, residual, scale, shift, other, inv_scale, y,
+                quantized,
+            )  # fmt: skip
 
         for at in range(0, count - _LANES + 1, _LANES):
             finish(at, _LANES)
@@ -227,6 +217,28 @@ def lookup_tiles(
     given = (True, True, True, bias, residual, fused, epilogue.keep_float or not fused, fused)
     params = [param for param, there in zip(kernel.params, given, strict=True) if there]
     return PrimFunc(params, kernel.body, kernel.ret_type, kernel.attrs)
+
+
+def store_results(
+    total, b, m, n, lanes: int, epilogue: Epilogue, bias: bool, residual: bool, scale, shift, other, inv_scale, y,
+    quantized,
+) -> None:  # fmt: skip
+    """Results of output m at `lanes` positions from n on; `total` are their sums as float32."""
+
+    def same(value):
+        return value if lanes == 1 else T.broadcast(value, lanes)
+
+    here = n if lanes == 1 else T.ramp(n, 1, lanes)
+    value = total * same(scale[m])
+    value = value + same(shift[m]) if bias else value
+    value = value + other[b, m, here] if residual else value
+    if epilogue.activation == "relu":
+        value = at_least_zero(value, lanes)
+    if epilogue.keep_float or epilogue.search is None:
+        T.buffer_store(y, value, [b, m, here])
+    if epilogue.search is not None:
+        result = epilogue.search.quantize(value, inv_scale[m], epilogue.quantized, lanes)
+        T.buffer_store(quantized, result, [b, m, here])
 
 
 @dataclass(frozen=True)

@@ -146,33 +146,35 @@ def pack_search(
 
 
 def pack_lanes(centroids: np.ndarray, score_bias: np.ndarray, read: TableRead) -> tuple[np.ndarray, np.ndarray]:
-    """The constants of `pack_search`, T steps of 4, as `encode_lanes` reads them.
+    """The constants of `pack_search`, T steps of 4, as `encode_lanes` reads them: in J = ceil(K / 4) vectors.
 
-    centroids int8 [codebooks, T, 4, 16], score_bias int32 [codebooks, 4, 16], both in the order of `search_order`.
+    centroids int8 [codebooks, T, J, 16], score_bias int32 [codebooks, 4, 4 * J], both in the order of `search_order`
+    and such that sums are -1 - score. No centroid is -128.
     """
     padded, k, steps, depth = centroids.shape
-    order = search_order(read, padded)
-    wide = np.zeros((padded, TABLE_ENTRIES, steps, depth), np.int8)
-    wide[:, :k] = centroids
-    turned = wide[order].transpose(0, 2, 1, 3).reshape(padded, steps, LANES, -1)
-    bias = np.full((padded, TABLE_ENTRIES), _NEVER, np.int32)
-    bias[:, :k] = score_bias
+    order, vectors = search_order(read, padded), -(-k // LANES)
+    wide = np.zeros((padded, vectors * LANES, steps, depth), np.int8)
+    wide[:, :k] = -centroids
+    turned = wide[order].transpose(0, 2, 1, 3).reshape(padded, steps, vectors, -1)
+    bias = np.full((padded, vectors * LANES), -1 - _NEVER, np.int32)
+    bias[:, :k] = -1 - score_bias
     return np.ascontiguousarray(turned), np.ascontiguousarray(np.repeat(bias[order][:, None], ROWS, axis=1))
 
 
 def pack_float_lanes(centroids: np.ndarray, score_bias: np.ndarray, read: TableRead) -> tuple[np.ndarray, np.ndarray]:
     """The float32 constants of `pack_search`, steps of 1, as `encode_float_lanes` reads them.
 
-    centroids float32 [codebooks, V, 4, 4], bias float32 [codebooks, 4, 16], both in the order of `search_order`; lane l
-    of vector j is centroid 4 * l + j.
+    centroids float32 [codebooks, V, J, 4], bias float32 [codebooks, 4, 4 * J], J = ceil(K / 4), both in the order of
+    `search_order`; lane l of vector j is centroid J * l + j.
     """
     padded, k, length, _ = centroids.shape
-    order, lanes = search_order(read, padded), np.arange(TABLE_ENTRIES).reshape(LANES, LANES).T.ravel()
-    wide = np.zeros((padded, TABLE_ENTRIES, length), np.float32)
+    order, vectors = search_order(read, padded), -(-k // LANES)
+    lanes = np.arange(LANES * vectors).reshape(LANES, vectors).T.ravel()
+    wide = np.zeros((padded, LANES * vectors, length), np.float32)
     wide[:, :k] = centroids[..., 0]
-    bias = np.full((padded, TABLE_ENTRIES), -np.inf, np.float32)
+    bias = np.full((padded, LANES * vectors), -np.inf, np.float32)
     bias[:, :k] = score_bias
-    turned = wide[order][:, lanes].transpose(0, 2, 1).reshape(padded, length, LANES, LANES)
+    turned = wide[order][:, lanes].transpose(0, 2, 1).reshape(padded, length, vectors, LANES)
     return np.ascontiguousarray(turned), np.ascontiguousarray(np.repeat(bias[order][:, None, lanes], ROWS, axis=1))
 
 

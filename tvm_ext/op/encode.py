@@ -161,13 +161,13 @@ def _legalize_lanes(bb: relax.BlockBuilder, call: relax.Call, patches: Patches) 
     attrs = call.attrs
     layout, length, codebooks = str(attrs["layout"]), int(attrs["subvector_len"]), int(attrs["num_codebooks"])
     read, tiles = get_isa(layout).table_read, int(attrs["tiles"])
-    padded, steps = static_shape(centroids, NAME, "centroids")[:2]
+    padded, steps, vectors = static_shape(centroids, NAME, "centroids")[:3]
     info = {"kind": "encode_lanes", "isa": layout, "encode_dtype": str(attrs["encode_dtype"]),
             "layer": str(attrs["layer"])}  # fmt: skip
     if str(attrs["encode_dtype"]) == "float32":
         kernel = encode_float_lanes(
             Windows(patches, length, 1, tiles * read.rows) if patches.is_conv else patches, length=length,
-            plane=int(x.ty.shape[-1]), batch=patches.batch, tiles=tiles, groups=padded // read.group,
+            vectors=vectors, plane=int(x.ty.shape[-1]), batch=patches.batch, tiles=tiles, groups=padded // read.group,
             codebooks=codebooks, read=read,
         )  # fmt: skip
         args = [x, centroids, score_bias]
@@ -178,7 +178,8 @@ def _legalize_lanes(bb: relax.BlockBuilder, call: relax.Call, patches: Patches) 
         inputs = LaneRows(patches.rows, codebooks, steps * DEPTH)
     kernel = encode_lanes(
         inputs, plane=int(x.ty.shape[-1]), periods=int(pattern.ty.shape[0]) if present(pattern) else 0,
-        batch=patches.batch, tiles=tiles, groups=padded // read.group, steps=steps, codebooks=codebooks, read=read,
+        batch=patches.batch, tiles=tiles, groups=padded // read.group, steps=steps, vectors=vectors,
+        codebooks=codebooks, read=read,
     )  # fmt: skip
     args = [x, centroids, score_bias, given(pattern)]
     return call_kernel(bb, kernel.with_attr("tirx.is_scheduled", True), args, call.ty, "lut_encode", info)

@@ -7,6 +7,7 @@ from tvm import relax, te, topi
 
 from tvm_ext.compute.kernel import call_kernel, emit_kernel
 from tvm_ext.compute.lookup import ACTIVATIONS, Epilogue, lookup_gather, lookup_shuffle
+from tvm_ext.compute.lookup_image_rows import lookup_image_rows
 from tvm_ext.compute.lookup_rows import lookup_rows
 from tvm_ext.compute.lookup_tiles import lookup_tiles
 from tvm_ext.compute.pack import transpose_lanes
@@ -146,11 +147,19 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
 def _legalize_rows(bb: relax.BlockBuilder, call: relax.Call, shape: list[int], epilogue: Epilogue) -> relax.Expr:
     codes, table, _, bias, _, residual, inv_scale = call.args
     attrs, layout = call.attrs, str(call.attrs["layout"])
-    kernel = lookup_rows(
-        static_shape(table, NAME, "table"), *shape, None if layout == "rowwise" else ROW_READ,
-        codebooks=int(codes.ty.shape[1]), preadd=int(attrs["preadd"]), narrow=bool(int(attrs["narrow"])),
-        bias=present(bias), residual=present(residual), epilogue=epilogue,
-    )  # fmt: skip
+    given_ones = {"bias": present(bias), "residual": present(residual), "epilogue": epilogue}
+    table_shape, preadd, narrow = static_shape(table, NAME, "table"), int(attrs["preadd"]), bool(int(attrs["narrow"]))
+    if epilogue.feature_major:
+        check(narrow, NAME, "images read table rows only where int16 holds every sum")
+        kernel = lookup_image_rows(
+            static_shape(codes, NAME, "codes"), table_shape, ROW_READ, (shape[0], shape[1], shape[2]), preadd=preadd,
+            **given_ones,
+        )  # fmt: skip
+    else:
+        kernel = lookup_rows(
+            table_shape, *shape, None if layout == "rowwise" else ROW_READ, codebooks=int(codes.ty.shape[1]),
+            preadd=preadd, narrow=narrow, **given_ones,
+        )  # fmt: skip
     info = {"kind": "lookup_rows", "isa": layout, "layer": str(attrs["layer"])}
     args = [*call.args[:3], given(bias), given(residual), given(inv_scale)]
     return call_kernel(bb, kernel.with_attr("tirx.is_scheduled", True), args, call.ty, "lut_lookup", info)

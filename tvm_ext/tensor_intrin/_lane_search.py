@@ -1,13 +1,15 @@
 """Closest-centroid search of AArch64 with sixteen centroids in the lanes of four registers, four rows at a time.
 
 The inputs are the by-element operand of sdot, so rows of a matrix and windows of an image are read as they lie. All
-sixteen sums of a row stay in registers, start from a bias that is loaded (a copy would be an instruction), carry
-their index in the low four bits, and need no comparison with select: maxima, then pairwise maxima of four rows.
+sums of a row (sixteen, or as many as there are centroids) stay in registers, start from a bias that is loaded (a copy
+would be an instruction), carry their index in the low four bits, and need no comparison with select: minima, then
+pairwise minima of four rows. They are minima of -1 - score, so that the first of equal ones wins with its plain index.
+Sums of float32 have no bits to spare: their winners are found by comparison and select.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tvm.ir import Expr
 from tvm.script import tirx as T
@@ -54,22 +56,30 @@ def quantized(values: Sequence[Expr], scale: Expr, signed: bool) -> Expr:
     return both if signed else T.bitwise_xor(both, T.broadcast(T.int8(-128), 16))
 
 
-def with_index(score: Expr, group: int) -> Expr:
-    """The low four bits of the scores of centroids 4 * group ... replaced by 15 - index, in one instruction (sri)."""
+def with_index(cost: Expr, group: int) -> Expr:
+    """The low four bits of the costs of centroids 4 * group ... replaced by their index, in one instruction (sri)."""
     insert = llvm_intrinsic("llvm.aarch64.neon.vsri.v4i32")
-    tag = T.shift_left(T.ramp(T.int32(15 - LANES * group), T.int32(-1), LANES), T.broadcast(T.int32(28), LANES))
-    return T.call_llvm_pure_intrin(_WORD, insert, score, tag, T.int32(28))
+    tag = T.shift_left(T.ramp(T.int32(LANES * group), T.int32(1), LANES), T.broadcast(T.int32(28), LANES))
+    return T.call_llvm_pure_intrin(_WORD, insert, cost, tag, T.int32(28))
 
 
-def best_of(scores: Sequence[Sequence[Expr]]) -> Expr:
-    """The largest of the 16 scores (4 x int32x4) of each of four rows, as int32x4."""
-    pairwise = llvm_intrinsic("llvm.aarch64.neon.smaxp.v4i32")
+def best_of(costs: Sequence[Sequence[Expr]]) -> Expr:
+    """The least of the costs (1 to 4 x int32x4) of each of four rows, as int32x4."""
+    pairwise = llvm_intrinsic("llvm.aarch64.neon.sminp.v4i32")
 
     def fold(a, b):
         return T.call_llvm_pure_intrin(_WORD, pairwise, a, b)
 
-    rows = [T.max(T.max(row[0], row[1]), T.max(row[2], row[3])) for row in scores]
+    rows = [_reduced(row, T.min) for row in costs]
     return fold(fold(rows[0], rows[1]), fold(rows[2], rows[3]))
+
+
+def _reduced(values: Sequence, combine: Callable):
+    """Neighbours combined, level by level."""
+    while len(values) > 1:
+        pairs = [combine(*values[i : i + 2]) for i in range(0, len(values) - 1, 2)]
+        values = pairs + list(values[len(values) & ~1 :])
+    return values[0]
 
 
 def join(best: Expr, later: Expr) -> Expr:
@@ -78,16 +88,42 @@ def join(best: Expr, later: Expr) -> Expr:
     return T.call_llvm_pure_intrin(_WORD, insert, best, later, T.int32(8))
 
 
-def codes_of(joined: Expr, unit: int, start: int) -> Expr:
-    """uint8 x (4 * unit): the codes of four rows, `unit` codebooks side by side, from joined scores.
+def keep_apart() -> None:
+    """LLVM schedules nothing across this: else it mixes searches and spills their sums.
 
-    The low four bits of a score are 15 - index; `start` is added for each codebook before its own.
+    The instruction (bti c in the space of hints) is a nop to every core, but LLVM takes it for a target of branches.
     """
-    low = sum(15 << 8 * i for i in range(unit))
-    flip = sum((15 | start * i) << 8 * i for i in range(unit))
+    T.evaluate(T.call_llvm_intrin("void", llvm_intrinsic("llvm.aarch64.hint"), T.int32(34)))
+
+
+def side_by_side(best: Sequence[Expr]) -> Expr:
+    """The low bytes of four vectors (int32x4), one vector after the other, as uint8x16."""
+    words = [T.reinterpret("int16x8", each) for each in best]
+    halves = [T.Shuffle([words[i], words[i + 1]], list(range(0, 16, 2))) for i in (0, 2)]
+    return T.Shuffle([T.reinterpret("uint8x16", half) for half in halves], list(range(0, 32, 2)))
+
+
+def codes_of(joined: Expr, unit: int, start: int) -> Expr:
+    """uint8 x (4 * unit): the codes of four rows, `unit` codebooks side by side, from what `join` has joined.
+
+    Codes are the low four bits; `start` is added for each codebook before its own.
+    """
     dtype = {1: "int8x4", 2: "int16x4", 4: _WORD}[unit]
-    codes = T.bitwise_xor(T.bitwise_and(joined, T.broadcast(T.int32(low), 4)), T.broadcast(T.int32(flip), 4))
-    return T.reinterpret(f"uint8x{4 * unit}", codes if dtype == _WORD else T.cast(codes, dtype))
+    value = T.reinterpret(f"uint8x{4 * unit}", joined if dtype == _WORD else T.cast(joined, dtype))
+    return low_bits(value, [start * i for i in range(unit)])
+
+
+def low_bits(values: Expr, starts: Sequence[int]) -> Expr:
+    """The low four bits of bytes, and those of `starts` above them, over and over."""
+    dtype, words = str(values.ty.dtype), len(starts)
+    lanes = int(dtype.rpartition("x")[2])
+
+    def everywhere(bytes_: Sequence[int]) -> Expr:
+        word = sum(byte << 8 * i for i, byte in enumerate(bytes_))
+        return T.reinterpret(dtype, T.broadcast(T.Cast(f"uint{8 * words}", word), lanes // words))
+
+    codes = T.bitwise_and(values, everywhere([15] * words))
+    return T.bitwise_or(codes, everywhere(starts)) if any(starts) else codes
 
 
 def lane_fma(acc: Expr, centroids: Expr, value: Expr) -> Expr:
@@ -97,15 +133,15 @@ def lane_fma(acc: Expr, centroids: Expr, value: Expr) -> Expr:
 
 
 def first_best(scores: Sequence[Sequence[Expr]]) -> Expr:
-    """15 - index of the first of the largest of the 16 scores (4 x float32x4) of each of four rows, as int32x4.
+    """The index of the first of the largest of the scores (1 to 4 x float32x4) of each of four rows, as int32x4.
 
-    Lane l of vector j is the score of centroid 4 * l + j, so that the first of two equal ones stays whenever the later
-    lanes have to be larger.
+    Lane l of vector j of J is the score of centroid J * l + j, so that the first of two equal ones stays whenever the
+    later lanes have to be larger.
     """
     rows = []
     for row in scores:
-        found = [(value, T.ramp(T.int32(15 - j), T.int32(-LANES), LANES)) for j, value in enumerate(row)]
-        rows.append(_larger(_larger(found[0], found[1]), _larger(found[2], found[3])))
+        indices = [T.ramp(T.int32(j), T.int32(len(row)), LANES) for j in range(len(row))]
+        rows.append(_reduced(list(zip(row, indices, strict=True)), _larger))
     halves = [_larger(*_neighbours(rows[i], rows[i + 1])) for i in (0, 2)]
     return _larger(*_neighbours(*halves))[1]
 

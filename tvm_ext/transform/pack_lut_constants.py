@@ -11,6 +11,7 @@ from tvm import relax
 from tvm.target import Target
 
 from tvm_ext.compute import pack
+from tvm_ext.compute.lookup_image_rows import SIDE
 from tvm_ext.compute.lookup_rows import pack_rows
 from tvm_ext.compute.lookup_tiles import step_tile
 from tvm_ext.compute.narrow import added_error, is_narrow, narrow_table
@@ -142,13 +143,28 @@ def _choose(encode: relax.Call, readers: list[relax.Call], target: Target, least
 
     isa = next(isa for isa in usable_isas(target) if allowed(isa.table_read.preadd))
     patches = patches_of(ENCODE_NAME, encode.args[0], encode.attrs)
-    rows = not patches.is_conv and isa.row_read is not None and all(map(_loads_rows, readers))
-    if not rows:
-        return _choose_packed(encode, readers, isa, 1)
+    rows = isa.row_read is not None and all(map(_loads_rows, readers))
     preadd = max(core_of(target).row_preadd, 2 if all(_is_narrow(r, 2) for r in readers) else 1)
     preadd = preadd if allowed(preadd) else 1
+    if not rows or (patches.is_conv and not _image_rows(encode, readers, isa, preadd)):
+        return _choose_packed(encode, readers, isa, 1)
     choice = _choose_packed(encode, readers, isa.of_rows, preadd)
     return replace(choice, preadd=preadd) if isinstance(choice, Rowwise) else choice
+
+
+def _image_rows(encode: relax.Call, readers: list[relax.Call], isa: Isa, preadd: int) -> bool:
+    """Whether an image's table is read by rows: int16 must hold the sums, and positions that are padding cost more.
+
+    Two codebooks added in int8 make rows a tenth cheaper than shuffles; transposing costs as much as 8 codebooks.
+    """
+    codebooks, centroids = codebook_shape(encode)[:2]
+    rows, step = patches_of(ENCODE_NAME, encode.args[0], encode.attrs).rows, isa.table_read.step
+    if preadd < 2 or centroids > TABLE_ENTRIES or rows < SIDE or not step:
+        return False
+    if 0.9 * codebooks + 8 >= -(-rows // step) * step / rows * codebooks:
+        return False
+    tables = [narrow_table(array(r.args[1]), array(r.args[2]), preadd)[0] for r in readers]
+    return all(map(pack.fits_int16, tables))
 
 
 def _is_narrow(lookup: relax.Call, preadd: int) -> bool:
@@ -250,7 +266,7 @@ def _pack_encode(rewriter, encode: relax.Call, choice: Choice, isa: Isa) -> rela
         dot.x_dtype if windows is None else choice.isa.plane_dtype,
     )  # fmt: skip
     image, pattern = (), None
-    by_element = integer and choice.isa.by_element and cents.shape[2] <= _MAX_STEPS
+    by_element = integer and choice.isa.by_element and cents.shape[2] <= _MAX_STEPS and int(cents.min()) > -128
     by_element &= not patches.is_conv if windows is None else windows.interleaved or windows.fits(PART, ROWS)
     float_lanes = not integer and choice.isa.arch == "aarch64" and (windows is not None or not patches.is_conv)
     if by_element:

@@ -107,12 +107,14 @@ CONV = [
     Layer("c_ties", (1, 5, 8, 8), 5, length=9, kernel=(3, 3), pads=_SAME, coarse=True, table="identity"),
     Layer("c_dead", (1, 3, 5, 5), 3, length=9, kernel=(3, 3), pads=_SAME, dead=True, table="identity", search="s8"),
     Layer("c_drain", (2, 600, 3, 3), 5, length=1, kernel=(1, 1), table="extreme"),
+    Layer("c_rows", (1, 12, 3, 3), 20, length=9, kernel=(3, 3), pads=_SAME, affine=True, relu=True, residual=True),
+    Layer("c_rows_chunks", (2, 40, 7, 7), 130, length=9, kernel=(3, 3), pads=_SAME, search="s8", affine=True),
     Layer("c_drain_relu", (1, 600, 5, 4), 6, length=1, kernel=(1, 1), table="extreme", relu=True, residual=True),
 ]  # fmt: skip
 _OF_TILES = {
     "one_row", "seventeen", "outputs_33", "k8_one_codebook", "codes_s8", "codes_k8", "codes_f32", "drain_affine",
     "c3x3", "c1x1", "c_stride", "c_split_s8", "c_batch", "c_residual", "c_one_position", "c_k12_f32", "c_batch_f32",
-    "c_drain", "c_drain_relu",
+    "c_drain", "c_drain_relu", "c_rows", "c_rows_chunks",
 }  # fmt: skip
 GROUPS = {"dense": DENSE, "conv2d": CONV}
 

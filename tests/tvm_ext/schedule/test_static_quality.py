@@ -110,12 +110,12 @@ def _hot_loop(name: str, layer: str) -> Loop:
 @pytest.mark.parametrize("layer", ["conv", "dense"])
 @pytest.mark.parametrize("name", [name for name in _SHUFFLING if get_isa(_isa(name)).by_element])
 def test_search_by_element_stays_in_registers(name: str, layer: str) -> None:
-    """For four rows of one codebook: 16 products a step, one index insertion a register, maxima, no copy, no stack."""
+    """For four rows of one codebook: 16 products a step, one index insertion a register, minima, no copy, no stack."""
     loop = busiest(innermost_loops(kernel_lines(_assembly(name), f"lut_encode_{layer}")), "sdot")
     steps, found = {"conv": 3, "dense": 1}[layer], loop.mnemonics
     times = found["sdot"] // (16 * steps)  # LLVM may unroll the loop over codebooks
     assert found["sdot"] == 16 * steps * times and found["sri"] == 16 * times
-    assert found["smax"] == 12 * times and found["smaxp"] == 3 * times
+    assert found["smin"] == 12 * times and found["sminp"] == 3 * times
     assert not [line for line in loop.lines if stack_access(line)]
     vector = [line for line in loop.lines if re.search(r"\bv\d+\.", line)]
     assert len(vector) <= (16 * steps + 31 + 12) * times
