@@ -34,11 +34,11 @@ def lookup_image_rows(
     codes uint8 [B, tiles, groups, *read.code_shape], read as words of four codes. int16 must hold every sum.
     """
     batch, outputs, positions = shape
-    count, padded, centroids, width = table_shape
-    groups, chunk = padded // read.group, slabs(outputs, centroids, read.group).chunk
+    count, groups, centroids, group, width = table_shape
+    chunk = slabs(outputs, centroids, group).chunk
     chunks, tiles = -(-groups // chunk), -(-positions // SIDE)
     blocks = -(-tiles // _BLOCK)
-    shared = worth_threads(batch * positions * outputs * padded / _LOOKUPS_PER_NS)
+    shared = worth_threads(batch * positions * outputs * groups * group / _LOOKUPS_PER_NS)
     over_tasks = T.parallel if shared else T.serial
 
     def add_chunk(codes, table, sums, b, s, n, r, part, length) -> None:
@@ -49,9 +49,9 @@ def lookup_image_rows(
             start = T.broadcast(T.int16(-32768), LANES) if isinstance(part, int) else sums[r, lanes]
             T.buffer_store(acc, start, [lanes])
         with T.serial(length) as g:
-            group = part * chunk + g
-            word = codes.vload([b, n // read.rows, group, n % read.rows, 0], f"uint8x{read.group}")
-            add_group(table, acc, s, group, T.Bind(T.reinterpret("int32", word)), read.group, preadd, width)
+            at = part * chunk + g
+            word = codes.vload([b, n // read.rows, at, n % read.rows, 0], f"uint8x{group}")
+            add_group(table, acc, s, at, T.Bind(T.reinterpret("int32", word)), group, preadd, width)
         for v in range(width // LANES):
             lanes = T.ramp(v * LANES, 1, LANES)
             T.buffer_store(sums, acc[lanes], [r, lanes])
@@ -84,7 +84,7 @@ def lookup_image_rows(
     ):
         T.func_attr({"tirx.noalias": True})
         with T.sblock("lookup"):  # one block: some Relax passes ask what blocks a PrimFunc has
-            T.reads(table[0:count, 0:padded])
+            T.reads(table[0:count, 0:groups])
             T.writes(y[0:batch, 0:outputs])
             for task in over_tasks(batch * count * blocks):  # a slab for all blocks, then the next
                 b: T.let = task // (count * blocks)

@@ -47,12 +47,15 @@ def slabs(outputs: int, centroids: int, group: int) -> Slabs:
 
 
 def pack_rows(table: np.ndarray, group: int) -> np.ndarray:
-    """int8 [C, K, M] -> int8 [slabs, C padded to whole groups, K, width], zeros where padded."""
+    """int8 [C, K, M] -> int8 [slabs, groups, K, group, width], zeros where padded.
+
+    The rows of a group at one code are neighbours, near enough for loads of two registers at constant distances.
+    """
     c, k, m = table.shape
-    slab = slabs(m, k, group)
-    packed = np.zeros((-(-c // group) * group, k, slab.count * slab.width), np.int8)
+    slab, groups = slabs(m, k, group), -(-c // group)
+    packed = np.zeros((groups * group, k, slab.count * slab.width), np.int8)
     packed[:c, :, :m] = table
-    return np.ascontiguousarray(packed.reshape(len(packed), k, slab.count, slab.width).transpose(2, 0, 1, 3))
+    return np.ascontiguousarray(packed.reshape(groups, group, k, slab.count, slab.width).transpose(3, 0, 2, 1, 4))
 
 
 def lookup_rows(
@@ -64,11 +67,11 @@ def lookup_rows(
     codes: uint8 [1, tiles, groups, *read.code_shape], or [rows, codebooks] without `read`. `narrow`: int16 holds every
     sum.
     """
-    count, padded, _, width = table_shape
+    count, groups, _, group, width = table_shape
     tile = read.rows if read else 1
-    group = read.group if read else 4
+    padded = groups * group
     slab = slabs(outputs, table_shape[2], group)
-    tiles, groups, vectors = -(-rows // tile), padded // group, width // LANES
+    tiles, vectors = -(-rows // tile), width // LANES
     code_shape = (1, tiles, groups, *read.code_shape) if read else (rows, codebooks)
     sum_dtype = "int16" if narrow else "int32"
     over_tiles = T.parallel if worth_threads(rows * padded * outputs * _NS_PER_ENTRY) else T.serial
@@ -142,7 +145,7 @@ def lookup_rows(
     ):
         T.func_attr({"tirx.noalias": True})
         with T.sblock("lookup"):  # one block: some Relax passes ask what blocks a PrimFunc has
-            T.reads(table[0:count, 0:padded])
+            T.reads(table[0:count, 0:groups])
             T.writes(y[0:rows, 0:outputs])
             for t in over_tiles(tiles):
                 sums = T.alloc_buffer((tile, width), sum_dtype)
@@ -186,9 +189,9 @@ def add_rows(table, acc, s, g, codes: list, preadd: int, width: int) -> None:
     for first in range(0, len(rows), preadd):
         for v in range(width // LANES):
             lanes = T.ramp(v * LANES, 1, LANES)
-            total = table[s, g * len(rows) + first, rows[first], lanes]
+            total = table[s, g, rows[first], first, lanes]
             for c in range(first + 1, first + preadd):
-                total = total + table[s, g * len(rows) + c, rows[c], lanes]
+                total = total + table[s, g, rows[c], c, lanes]
             T.buffer_store(acc, acc[lanes] + T.cast(total, f"int16x{LANES}"), [lanes])
 
 

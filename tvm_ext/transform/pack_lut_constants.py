@@ -155,13 +155,15 @@ def _choose(encode: relax.Call, readers: list[relax.Call], target: Target, least
 def _image_rows(encode: relax.Call, readers: list[relax.Call], isa: Isa, preadd: int) -> bool:
     """Whether an image's table is read by rows: int16 must hold the sums, and positions that are padding cost more.
 
-    Two codebooks added in int8 make rows a tenth cheaper than shuffles; transposing costs as much as 8 codebooks.
+    Two codebooks added in int8 make rows a tenth cheaper than shuffles where cores are not in order; transposing costs
+    as much as 8 codebooks.
     """
     codebooks, centroids = codebook_shape(encode)[:2]
     rows, step = patches_of(ENCODE_NAME, encode.args[0], encode.attrs).rows, isa.table_read.step
     if preadd < 2 or centroids > TABLE_ENTRIES or rows < SIDE or not step:
         return False
-    if 0.9 * codebooks + 8 >= -(-rows // step) * step / rows * codebooks:
+    price = 1.0 if isa.core == "little" else 0.9
+    if price * codebooks + 8 >= -(-rows // step) * step / rows * codebooks:
         return False
     tables = [narrow_table(array(r.args[1]), array(r.args[2]), preadd)[0] for r in readers]
     return all(map(pack.fits_int16, tables))

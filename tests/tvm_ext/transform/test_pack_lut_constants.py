@@ -161,15 +161,27 @@ def test_packed_shapes_of_row_loads(isa: str, search: str) -> None:
     if get_isa(isa).by_element and search == "u8":
         (quantize,) = _calls(after, "quantize_rows")
         assert _shape(quantize) == (40 * 5 * 8 + 16,)  # subvectors of 6 in 8 bytes
-        assert _shape(encode.args[1]) == (8, 2, 4, 16) and _shape(encode.args[3]) == (8, 4, 16)
-    elif search == "f32":  # centroids in lanes: 16 of them in four vectors of each element
-        assert _shape(encode.args[1]) == (8, 6, 4, 4) and _shape(encode.args[3]) == (8, 4, 16)
+        assert _shape(encode.args[1]) == (8, 2, 3, 16) and _shape(encode.args[3]) == (8, 4, 12)
+    elif search == "f32":  # centroids in lanes: 12 of them in three vectors of each element
+        assert _shape(encode.args[1]) == (8, 6, 3, 4) and _shape(encode.args[3]) == (8, 4, 12)
     else:
         assert not _calls(after, "quantize_rows")
         assert _shape(encode.args[1])[:2] == (8, 12) and _shape(encode.args[3]) == (8, 12)
     assert _shape(encode) == (1, 3, 2, 16, 4)  # 40 rows in tiles of 16, 5 codebooks in groups of 4
-    assert _shape(lookup.args[1]) == (2, 8, 12, 80)  # 150 outputs in two slabs of five vectors
+    assert _shape(lookup.args[1]) == (2, 2, 12, 4, 80)  # 150 outputs in two slabs of five vectors
     assert _shape(lookup) == (40, 150)
+
+
+@pytest.mark.parametrize("isa", ["neon_dotprod", "neon_wide_narrow", "neon_little_narrow"])
+@pytest.mark.parametrize(
+    ("image", "rows"), [((1, 12, 3, 3), True), ((1, 40, 7, 7), True), ((1, 12, 4, 4), False), ((1, 2, 3, 3), False)]
+)
+def test_images_read_rows_where_padding_costs_more(image: tuple[int, ...], rows: bool, isa: str) -> None:
+    """9 positions are 16 of tiles, 49 are 56 or 64; 16 are 16, and two codebooks do not repay the transpose."""
+    after = _packed(module_of([Layer("c", image, 20, **_CONV)]), isa)
+    (row,) = layer_rows(after)
+    narrow = isa.endswith("_narrow")  # else tables keep 8 bits, of which int8 holds no sum
+    assert row["kernel"] == (f"row loads {isa}" if rows and narrow else f"shuffle {isa}")
 
 
 @pytest.mark.parametrize("isa", [isa for isa in TARGETS if get_isa(isa).by_element])
