@@ -88,7 +88,7 @@ def _conv2d(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr | None:
         batch, channels, (height, width), outputs, tuple(kernel), int_tuple(attrs.strides), int_tuple(attrs.padding),
         int_tuple(attrs.dilation), int(attrs.groups),
     )  # fmt: skip
-    x, layout = _channels_first(bb, x)
+    x, layout = _channels_first(bb, x) if conv.groups == 1 else (x, "NHWC")  # groups have their channels in lanes
     tile = conv.tile(vector_unit(Target.current(allow_none=False)), layout)
     packed = relax.const(conv.pack(array(weight), tile))
     return _call(bb, lambda a, b: float_conv2d.conv2d(a, b, conv, tile, layout), [x, packed], "conv2d", call, _SUMS)

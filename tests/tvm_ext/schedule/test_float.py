@@ -231,6 +231,14 @@ def test_large_weights_are_fetched_ahead(size: int, locality: int | None) -> Non
     assert re.findall(r"T\.prefetch\(.*, 0, (\d), 1\)", text) == ([] if locality is None else [str(locality)])
 
 
+@pytest.mark.parametrize(("groups", "turned"), [(16, 2), (1, 1)])
+def test_grouped_convolutions_read_channels_last(groups: int, turned: int) -> None:
+    """Their channels are in lanes; of a plain one each value goes to all lanes, wherever it lies. Results turn back."""
+    scheduled = pipeline.schedule(_module([_conv((1, 16, 13, 13), 16, 3, 2, 1, groups=groups)]), TARGETS["avx512"])
+    names = [str(gv.name_hint) for gv, func in scheduled.functions_items() if isinstance(func, tvm.tirx.PrimFunc)]
+    assert sum("transpose" in name for name in names) == turned, names
+
+
 def _unscheduled(mod: tvm.IRModule) -> set[str]:
     return {
         str(gv.name_hint)
