@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=20, help="of the lookup-table training")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3, help="of batch norm, stem and head")
-    parser.add_argument("--centroid-lr", type=float, default=1e-3)
+    parser.add_argument("--centroid-lr", type=float, default=4e-3)
     parser.add_argument("--table-lr", type=float, default=5e-3)
     parser.add_argument("--temperature-lr", type=float, default=1e-2)
     parser.add_argument("--block-weight", type=float, default=1.0, help="of the blocks' errors in the loss")
