@@ -174,7 +174,7 @@ class Texts:
     def shuffled_by_length(self, size: int, steps: int, seed: int) -> Iterator[Tensor]:
         """Indices of random batches; sixteen batches at a time are sorted by length, then come in random order."""
         generator = torch.Generator().manual_seed(seed)
-        groups = shuffled(len(self), 16 * size, -(-steps // 16), seed)
+        groups = shuffled(len(self), 16 * size, steps, seed)
         batches = (batch for group in groups for batch in self._sorted(group, size, generator))
         return itertools.islice(batches, steps)
 
