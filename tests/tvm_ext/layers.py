@@ -42,6 +42,7 @@ class Layer:
     mult: bool = False
     affine: bool = False
     relu: bool = False
+    relu6: bool = False
     residual: bool = False
     coarse: bool = False
     dead: bool = False
@@ -152,7 +153,8 @@ class Layer:
         constants = {"centroids": None} | {k: relax.const(v) for k, v in self.constants().items()}
         y = make(x, **constants, **self.attributes(), layer=self.name)
         y = y if residual is None else relax.op.add(y, residual)
-        return relax.op.nn.relu(y) if self.relu else y
+        y = relax.op.nn.relu(y) if self.relu else y
+        return relax.op.clip(y, 0, 6) if self.relu6 else y
 
     def encode(self, x: relax.Expr) -> relax.Expr:
         """The logical codes alone."""
@@ -215,6 +217,8 @@ def check(layer: Layer, got: np.ndarray, table_bits: int = 8) -> None:
         y = y + layer.residual_value()
     if layer.relu:
         y = np.maximum(y, 0)
+    if layer.relu6:
+        y = np.clip(y, 0, 6)
     keep = np.ones(y.shape, bool)
     if layer.search == "f32" and not layer.tree:
         ties = layer.near_ties().any(-1)  # a position whose codes are in doubt

@@ -16,7 +16,20 @@ from tvm import te, tirx
 from tvm_ext.compute.search import Search
 from tvm_ext.tensor_intrin import TABLE_ENTRIES, TableRead
 
-ACTIVATIONS = ("", "relu")
+ACTIVATIONS = ("", "relu", "relu6")
+"""None, max(y, 0), and that up to 6."""
+
+
+def activated(y, activation: str, lanes: int = 1):
+    """`y`, float32 of so many lanes, behind one of ACTIVATIONS."""
+
+    def same(value: float):
+        one = tirx.const(value, "float32")
+        return one if lanes == 1 else tirx.Broadcast(one, lanes)
+
+    if activation:
+        y = tirx.max(y, same(0))
+    return tirx.min(y, same(6)) if activation == "relu6" else y
 
 
 @dataclass(frozen=True)
@@ -41,7 +54,7 @@ class Epilogue:
     def value(self, scaled, index: tuple, residual):
         """The result at `index`, from a sum that was scaled and has its bias."""
         y = scaled if residual is None else scaled + residual[index]
-        return tirx.max(y, tirx.const(0, "float32")) if self.activation == "relu" else y
+        return activated(y, self.activation)
 
     def results(self, value: Callable, shape: tuple[int, ...], inv_scale) -> list[te.Tensor]:
         """`value(*index)` as block "lut_out", and quantized as block "lut_quantized" (instead if float is not kept)."""

@@ -12,7 +12,7 @@ import numpy as np
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc, Ramp
 
-from tvm_ext.compute.lookup import Epilogue
+from tvm_ext.compute.lookup import Epilogue, activated
 from tvm_ext.tensor_intrin import TableRead
 from tvm_ext.threads import worth_threads
 
@@ -112,8 +112,7 @@ def lookup_rows(
         value = value * scale[at]
         value = value + shift[at] if bias else value
         value = value + other[n, at] if residual else value
-        if epilogue.activation == "relu":
-            value = at_least_zero(value, lanes)
+        value = finished(value, epilogue.activation, lanes)
         if epilogue.keep_float or epilogue.search is None:
             T.buffer_store(y, value, [n, at])
         if epilogue.search is not None:
@@ -195,9 +194,12 @@ def add_rows(table, acc, s, g, codes: list, preadd: int, width: int) -> None:
             T.buffer_store(acc, acc[lanes] + T.cast(total, f"int16x{LANES}"), [lanes])
 
 
-def at_least_zero(value, lanes: int):
-    """max(value, 0) of float32, a vector's as one instruction."""
+def finished(value, activation: str, lanes: int):
+    """`activated`, with one instruction for each bound of a vector."""
     if lanes == 1:
-        return T.max(value, T.float32(0))
-    maximum = f"llvm.maxnum.v{lanes}f32"
-    return T.call_llvm_pure_intrin(f"float32x{lanes}", maximum, value, T.broadcast(T.float32(0), lanes))
+        return activated(value, activation)
+    bounds = {"": (), "relu": (("max", 0),), "relu6": (("max", 0), ("min", 6))}
+    for kind, bound in bounds[activation]:
+        limit = T.broadcast(T.float32(bound), lanes)
+        value = T.call_llvm_pure_intrin(f"float32x{lanes}", f"llvm.{kind}num.v{lanes}f32", value, limit)
+    return value

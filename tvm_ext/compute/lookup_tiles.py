@@ -14,7 +14,7 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from tvm_ext.compute.lookup import Epilogue
-from tvm_ext.compute.lookup_rows import FLOAT_HIGH, FLOAT_ZERO, at_least_zero
+from tvm_ext.compute.lookup_rows import FLOAT_HIGH, FLOAT_ZERO, finished
 from tvm_ext.tensor_intrin import TABLE_ENTRIES, TableRead
 from tvm_ext.tensor_intrin._tbl import STEPS
 from tvm_ext.threads import SHARES, worth_threads
@@ -232,8 +232,7 @@ def store_results(
     value = total * same(scale[m])
     value = value + same(shift[m]) if bias else value
     value = value + other[b, m, here] if residual else value
-    if epilogue.activation == "relu":
-        value = at_least_zero(value, lanes)
+    value = finished(value, epilogue.activation, lanes)
     if epilogue.keep_float or epilogue.search is None:
         T.buffer_store(y, value, [b, m, here])
     if epilogue.search is not None:

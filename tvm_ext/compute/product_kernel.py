@@ -12,6 +12,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as TB
 from tvm.tirx import PrimFunc
 
+from tvm_ext.compute.lookup import activated
 from tvm_ext.compute.product import ProductLayer
 from tvm_ext.tensor_intrin.product_steps import decode
 from tvm_ext.tensor_intrin.transpose import transposed
@@ -200,9 +201,7 @@ class _Emitter:
 
     def _finish(self, value: Expr, added: Expr | None) -> Expr:
         value = value if added is None else value + added
-        if self.epilogue.activation == "relu":
-            value = T.max(value, T.broadcast(T.float32(0), self.lanes))
-        return value
+        return activated(value, self.epilogue.activation, self.lanes)
 
     def _collect(self, sums, tile, position, block, constants) -> None:
         for r, vectors in enumerate(sums):
@@ -247,7 +246,7 @@ class _Emitter:
         with T.serial(self.lanes) as lane, T.If(first + lane < self.layer.outputs), T.Then():
             index = [*at, first + lane]
             one = tail[lane] if added is None else tail[lane] + added[tuple(index)]
-            T.buffer_store(out, T.max(one, T.float32(0)) if self.epilogue.activation == "relu" else one, index)
+            T.buffer_store(out, activated(one, self.epilogue.activation), index)
 
     def _store_features(self, tile, out, added, image, first, block) -> None:
         """The collected rows transposed, square by square; the last squares begin early, so that all are whole."""
@@ -260,7 +259,7 @@ class _Emitter:
                     index = [image, block * layer.block + m, first, n]
                     one = tile[n * layer.block + m]
                     one = one if added is None else one + added[tuple(index)]
-                    T.buffer_store(out, T.max(one, T.float32(0)) if self.epilogue.activation == "relu" else one, index)
+                    T.buffer_store(out, activated(one, self.epilogue.activation), index)
             return
         with T.serial(-(-count // side)) as t:
             start = T.Bind(T.min(t * side, count - side))

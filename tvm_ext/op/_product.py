@@ -6,7 +6,7 @@ import numpy as np
 from tvm import relax, te, tirx, topi
 
 from tvm_ext.compute.kernel import call_kernel, emit_kernel
-from tvm_ext.compute.lookup import ACTIVATIONS
+from tvm_ext.compute.lookup import ACTIVATIONS, activated
 from tvm_ext.compute.patches import Patches
 from tvm_ext.compute.product import ProductLayer, pack_weight, pad_outputs, product_layer, weight_bits
 from tvm_ext.compute.product_kernel import Epilogue, product_kernel
@@ -86,7 +86,7 @@ def legalize_logical(bb: relax.BlockBuilder, call: relax.Call, name: str) -> rel
             y = y.astype("float32") * scale[m]
             y = y if bias is None else y + bias[m]
             y = y if residual is None else y + residual[i]
-            return tirx.max(y, tirx.const(0, "float32")) if activation == "relu" else y
+            return activated(y, activation)
 
         if conv:
             return te.compute(result, value, name="lut_out")

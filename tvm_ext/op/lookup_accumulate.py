@@ -36,7 +36,7 @@ def lookup_accumulate(
     table_scale, bias : float32 [M].
     mult : uint8 [C], factors 1..127 of the codebooks; absent means 1.
     residual : float32, shaped like the result.
-    activation : "" or "relu".
+    activation : "", "relu" or "relu6".
     layout : see `encode`; "rowwise" and packed layouts give [N, M] or [B, M, N], with `rows` N and, for packed int16
         sums, `chunk` groups between drains (0: none is needed); `narrow` promises that int16 holds every sum.
     preadd : neighbouring codebooks whose entries int8 can add. With "rowwise" or NAME/rows the table is that of

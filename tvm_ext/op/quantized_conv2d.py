@@ -26,7 +26,7 @@ def quantized_conv2d(
     weight : int8 or int16 [M, Cin, kh, kw]; every sum fits int32.
     scale, bias : float32 [M]. start : int32 [M].
     residual : float32, shaped like the result [B, M, OH, OW].
-    activation : "" or "relu".
+    activation : "", "relu" or "relu6".
     layout : "" is the definition. The name of an ISA gives its kernel: x is then the plane (see `levels`) of an image
         of shape `image`, with stored levels of at most `largest`; all but x and residual must be constant; with
         `channels_last` the result is [B, OH, OW, M] (made by PackQuantized).

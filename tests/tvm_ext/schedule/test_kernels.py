@@ -48,6 +48,7 @@ DENSE = [
     Layer("mult_one_row", (1, 18), 5, mult=True, search="s8"),
     Layer("affine", (17, 16), 8, affine=True),
     Layer("relu", (17, 16), 8, relu=True),
+    Layer("relu6", (17, 16), 8, relu6=True, affine=True),
     Layer("residual", (17, 16), 9, residual=True, relu=True, affine=True),
     Layer("residual_one_row", (1, 16), 9, residual=True, relu=True),
     Layer("rank1", (12,), 5, codes=True),
@@ -104,6 +105,7 @@ CONV = [
     Layer("c_mult", (2, 5, 5, 5), 5, length=9, kernel=(3, 3), pads=_SAME, mult=True),
     Layer("c_mult_relu", (1, 5, 5, 5), 5, length=9, kernel=(3, 3), pads=_SAME, mult=True, affine=True, relu=True),
     Layer("c_residual", (3, 3, 5, 5), 8, length=9, kernel=(3, 3), pads=_SAME, affine=True, relu=True, residual=True),
+    Layer("c_relu6", (1, 8, 7, 7), 8, length=9, kernel=(3, 3), pads=_SAME, affine=True, relu6=True, residual=True),
     Layer("c_ties", (1, 5, 8, 8), 5, length=9, kernel=(3, 3), pads=_SAME, coarse=True, table="identity"),
     Layer("c_dead", (1, 3, 5, 5), 3, length=9, kernel=(3, 3), pads=_SAME, dead=True, table="identity", search="s8"),
     Layer("c_drain", (2, 600, 3, 3), 5, length=1, kernel=(1, 1), table="extreme"),
@@ -114,7 +116,7 @@ CONV = [
 _OF_TILES = {
     "one_row", "seventeen", "outputs_33", "k8_one_codebook", "codes_s8", "codes_k8", "codes_f32", "drain_affine",
     "c3x3", "c1x1", "c_stride", "c_split_s8", "c_batch", "c_residual", "c_one_position", "c_k12_f32", "c_batch_f32",
-    "c_drain", "c_drain_relu", "c_rows", "c_rows_chunks",
+    "c_drain", "c_drain_relu", "c_relu6", "c_rows", "c_rows_chunks",
 }  # fmt: skip
 GROUPS = {"dense": DENSE, "conv2d": CONV}
 

@@ -17,6 +17,7 @@ from tvm_ext.transform import FuseLUTEpilogue
 _RNG = np.random.default_rng(0)
 T, T2 = (relax.const(_RNG.integers(-127, 128, (3, 16, 6)).astype("int8")) for _ in range(2))
 S = relax.const(np.ones(6, "float32"))
+ZERO, FIVE, SIX = (relax.const(np.float32(value)) for value in (0, 5, 6))
 ROW = relax.const(np.ones((5, 6), "float32"))
 
 
@@ -41,6 +42,14 @@ def _read(codes, **more):
 
 _FUSED = {
     "relu": (lambda c, r: R.nn.relu(_read(c)), lambda c, r: _read(c, activation="relu")),
+    "maximum": (lambda c, r: R.maximum(ZERO, _read(c)), lambda c, r: _read(c, activation="relu")),
+    "relu6 of two": (lambda c, r: R.minimum(R.maximum(_read(c), ZERO), SIX), lambda c, r: _read(c, activation="relu6")),
+    "clip": (lambda c, r: R.clip(R.add(_read(c), r), 0, 6), lambda c, r: _read(c, residual=r, activation="relu6")),
+    "relu, clip": (lambda c, r: R.clip(R.nn.relu(_read(c)), 0.0, 6.0), lambda c, r: _read(c, activation="relu6")),
+    "relu, minimum with another": (
+        lambda c, r: R.minimum(R.nn.relu(_read(c)), FIVE),
+        lambda c, r: R.minimum(_read(c, activation="relu"), FIVE),
+    ),
     "add": (lambda c, r: R.add(_read(c), r), lambda c, r: _read(c, residual=r)),
     "add from the left": (lambda c, r: R.add(r, _read(c)), lambda c, r: _read(c, residual=r)),
     "add, relu": (
@@ -73,6 +82,10 @@ _KEPT = {
     "residual of one row": lambda c, r: R.add(_read(c), R.strided_slice(r, [0], [0], [1])),
     "constant residual": lambda c, r: R.add(_read(c), ROW),
     "another activation": lambda c, r: R.sigmoid(_read(c)),
+    "minimum alone": lambda c, r: R.minimum(_read(c), SIX),
+    "maximum with another": lambda c, r: R.maximum(_read(c), FIVE),
+    "maximum of two tensors": lambda c, r: R.maximum(_read(c), r),
+    "other bounds": lambda c, r: R.clip(_read(c), -1, 6),
     "product": lambda c, r: R.multiply(_read(c), r),
 }
 
