@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from tvm import relax, te, tirx, topi
+from tvm import relax, te, topi
 
 from tvm_ext.compute.kernel import call_kernel, emit_kernel
 from tvm_ext.compute.lookup import ACTIVATIONS, activated

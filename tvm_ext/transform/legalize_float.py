@@ -13,6 +13,7 @@ from tvm_ext.compute.float_conv2d import Conv2d
 from tvm_ext.compute.layer_norm import layer_norm
 from tvm_ext.compute.max_pool import max_pool_2x2
 from tvm_ext.compute.register_tile import choose_tile
+from tvm_ext.compute.softmax import softmax
 from tvm_ext.op._register import int_tuple
 from tvm_ext.target import vector_unit
 from tvm_ext.transform._rewrite import array, has_static_shape, is_constant
@@ -27,13 +28,18 @@ _POOLED = ("float32", "int8", "uint8")
 
 @tvm.transform.module_pass(opt_level=0, name="LegalizeFloat")
 class LegalizeFloat:
-    """TVM's LegalizeOps with own forms of matmul, conv2d (channels last, constant weight) and layer norm.
+    """TVM's LegalizeOps with own forms of matmul, conv2d (channels last, constant weight), layer norm and softmax.
 
     What has no static shape, is not float32, or is no form that fits here is legalized as TVM does.
     """
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        own = {"relax.matmul": _matmul, "relax.nn.conv2d": _conv2d, "relax.nn.layer_norm": _layer_norm}
+        own = {
+            "relax.matmul": _matmul,
+            "relax.nn.conv2d": _conv2d,
+            "relax.nn.layer_norm": _layer_norm,
+            "relax.nn.softmax": _softmax,
+        }
         customized: dict[str, Callable] = {name: _or_default(function) for name, function in own.items()}
         customized["relax.nn.max_pool2d"] = _max_pool2d
         customized["relax.permute_dims"] = lambda _bb, call: call  # convolutions look for those before them
@@ -122,3 +128,11 @@ def _layer_norm(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr | None:
         return None
     epsilon = float(call.attrs.epsilon)
     return _call(bb, lambda *a: layer_norm(*a, len(axes), epsilon), list(call.args), "layer_norm", call, _REDUCES)
+
+
+def _softmax(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr | None:
+    rank = len(_shape(call))
+    if rank < 2:
+        return None
+    axis = int(call.attrs.axis) % rank
+    return _call(bb, lambda x: softmax(x, axis), list(call.args), "softmax", call, _REDUCES)

