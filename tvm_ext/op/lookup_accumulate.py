@@ -147,18 +147,18 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
 def _legalize_rows(bb: relax.BlockBuilder, call: relax.Call, shape: list[int], epilogue: Epilogue) -> relax.Expr:
     codes, table, _, bias, _, residual, inv_scale = call.args
     attrs, layout = call.attrs, str(call.attrs["layout"])
-    given_ones = {"bias": present(bias), "residual": present(residual), "epilogue": epilogue}
+    finishing = {"bias": present(bias), "residual": present(residual), "epilogue": epilogue}
     table_shape, preadd, narrow = static_shape(table, NAME, "table"), int(attrs["preadd"]), bool(int(attrs["narrow"]))
     if epilogue.feature_major:
         check(narrow, NAME, "images read table rows only where int16 holds every sum")
         kernel = lookup_image_rows(
             static_shape(codes, NAME, "codes"), table_shape, ROW_READ, (shape[0], shape[1], shape[2]), preadd=preadd,
-            **given_ones,
+            **finishing,
         )  # fmt: skip
     else:
         kernel = lookup_rows(
             table_shape, *shape, None if layout == "rowwise" else ROW_READ, codebooks=int(codes.ty.shape[1]),
-            preadd=preadd, narrow=narrow, **given_ones,
+            preadd=preadd, narrow=narrow, **finishing,
         )  # fmt: skip
     info = {"kind": "lookup_rows", "isa": layout, "layer": str(attrs["layer"])}
     args = [*call.args[:3], given(bias), given(residual), given(inv_scale)]

@@ -160,7 +160,7 @@ def _image_rows(encode: relax.Call, readers: list[relax.Call], isa: Isa, preadd:
     """
     codebooks, centroids = codebook_shape(encode)[:2]
     rows, step = patches_of(ENCODE_NAME, encode.args[0], encode.attrs).rows, isa.table_read.step
-    if preadd < 2 or centroids > TABLE_ENTRIES or rows < SIDE or not step:
+    if preadd < 2 or centroids > TABLE_ENTRIES or rows < SIDE or not step or str(encode.attrs["encoder"]) != "l2":
         return False
     price = 1.0 if isa.core == "little" else 0.9
     if price * codebooks + 8 >= -(-rows // step) * step / rows * codebooks:

@@ -202,6 +202,18 @@ def test_windows_by_element_must_fit_16_bytes(layer: Layer, fits: bool, isa: str
     assert bool(int(encode.attrs["by_element"])) == fits
 
 
+def test_centroids_by_element_have_a_negative() -> None:
+    """The search by element multiplies by minus a centroid, which int8 has for all but -128."""
+    x, layer = tensor("x", 33, 12), Layer("m", (33, 12), 5)
+    for least, by_element in ((-127, 1), (-128, 0)):
+        constants = layer.constants()
+        constants["centroids"] = np.clip(constants["centroids"], -127, 127)
+        constants["centroids"][0, 0, 0] = least
+        call = op.dense(x, **{k: relax.const(v) for k, v in constants.items()}, **layer.attributes())
+        (encode,) = _calls(_packed(module([x], lambda bb, call=call: call), "neon_dotprod"), "encode")
+        assert int(encode.attrs["by_element"]) == by_element
+
+
 @pytest.mark.parametrize("isa", TARGETS)
 def test_int16_sums_are_drained_only_where_tables_need_it(isa: str) -> None:
     def chunk(codebooks: int, table: str) -> int:
