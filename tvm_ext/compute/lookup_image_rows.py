@@ -98,8 +98,8 @@ def lookup_image_rows(
                     for r in T.serial(rows):
                         length: T.let = T.min(chunk, groups - (part + 1) * chunk)
                         add_chunk(codes, table, sums, b, s, first + r, r, part + 1, length)
-                for m in T.serial((T.min(width, outputs - s * width) + SIDE - 1) // SIDE):
-                    for i in T.serial((rows + SIDE - 1) // SIDE):
+                for i in T.serial((rows + SIDE - 1) // SIDE):  # outer: else scales and biases are lifted, and spilled
+                    for m in T.serial((T.min(width, outputs - s * width) + SIDE - 1) // SIDE):
                         finish(sums, b, s, m * SIDE, first, rows, i, scale, shift, other, inv_scale, y, quantized)
 
     fused = epilogue.search is not None
