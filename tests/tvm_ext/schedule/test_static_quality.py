@@ -133,6 +133,21 @@ def test_float_search_by_element_stays_in_registers(name: str) -> None:
     assert loop.mnemonics["fcmgt"] == 15 * times and not _spills(loop.lines, name)
 
 
+@pytest.mark.parametrize("name", ["cortex-a76", "neoverse-v1"])
+def test_images_that_load_rows_stay_in_registers(name: str) -> None:
+    """Sums of rows, and their transposes to results; with K = 8, a search holds half as many sums."""
+    layer = Layer("rows", (1, 40, 7, 7), 256, length=9, centroids=8, kernel=(3, 3), pads=(1, 1, 1, 1), affine=True)
+    built = pipeline.build(module_of([layer]), CPUS[name])
+    assembly = built.executable.mod.imports[0].inspect_source("asm")
+    loops = innermost_loops(kernel_lines(assembly, "lut_lookup_rows"))
+    for instruction, count in (("saddw", 16), ("zip1", 20)):  # 4 codebooks of 128 outputs; 64 results
+        loop = busiest(loops, instruction)
+        assert loop.mnemonics[instruction] % count == 0 and not _spills(loop.lines, name)
+    search = busiest(innermost_loops(kernel_lines(assembly, "lut_encode_rows")), "sdot")
+    assert search.mnemonics["sdot"] == 4 * 24 and search.mnemonics["sri"] == 4 * 8
+    assert not [line for line in search.lines if stack_access(line)]
+
+
 @pytest.mark.parametrize("name", _SHUFFLING)
 def test_accumulators_stay_in_registers(name: str) -> None:
     """No vector goes through the stack: nowhere with feature-major results, else not in the inner loop."""
