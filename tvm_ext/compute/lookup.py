@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tvm import te, tirx
+from tvm.tirx import PrimFunc
 
 from tvm_ext.compute.search import Search
 from tvm_ext.tensor_intrin import TABLE_ENTRIES, TableRead
@@ -55,6 +56,13 @@ class Epilogue:
         """The result at `index`, from a sum that was scaled and has its bias."""
         y = scaled if residual is None else scaled + residual[index]
         return activated(y, self.activation)
+
+    def without_unused(self, kernel: PrimFunc, bias: bool, residual: bool) -> PrimFunc:
+        """`kernel`(codes, table, scale, shift, residual, inv_scale, y, quantized) without what it does not touch."""
+        fused = self.search is not None
+        given = (True, True, True, bias, residual, fused, self.keep_float or not fused, fused)
+        params = [param for param, there in zip(kernel.params, given, strict=True) if there]
+        return PrimFunc(params, kernel.body, kernel.ret_type, kernel.attrs)
 
     def results(self, value: Callable, shape: tuple[int, ...], inv_scale) -> list[te.Tensor]:
         """`value(*index)` as block "lut_out", and quantized as block "lut_quantized" (instead if float is not kept)."""

@@ -102,7 +102,4 @@ def lookup_image_rows(
                     for m in T.serial((T.min(width, outputs - s * width) + SIDE - 1) // SIDE):
                         finish(sums, b, s, m * SIDE, first, rows, i, scale, shift, other, inv_scale, y, quantized)
 
-    fused = epilogue.search is not None
-    given = (True, True, True, bias, residual, fused, epilogue.keep_float or not fused, fused)
-    params = [param for param, there in zip(kernel.params, given, strict=True) if there]
-    return PrimFunc(params, kernel.body, kernel.ret_type, kernel.attrs)
+    return epilogue.without_unused(kernel, bias, residual)

@@ -171,10 +171,7 @@ def lookup_rows(
                             finish_one(sums, s, r, t * tile + r, here // LANES * LANES + m,
                                        scale, shift, other, inv_scale, y, quantized)  # fmt: skip
 
-    fused = epilogue.search is not None
-    given = (True, True, True, bias, residual, fused, epilogue.keep_float or not fused, fused)
-    params = [param for param, there in zip(kernel.params, given, strict=True) if there]
-    return PrimFunc(params, kernel.body, kernel.ret_type, kernel.attrs)
+    return epilogue.without_unused(kernel, bias, residual)
 
 
 def add_group(table, acc, s, g, word, group: int, preadd: int, width: int) -> None:

@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
+from tvm.tirx import PrimFunc
 
 from tvm_ext.op.lookup_accumulate import OP as LOOKUP
 from tvm_ext.op.quantized_conv2d import OP as QUANTIZED_CONV2D
@@ -19,6 +21,17 @@ EPILOGUE_OPS = (LOOKUP, QUANTIZED_CONV2D, QUANTIZED_DENSE)
 """Ops that scale (argument 2), add a bias (3) and a residual (5), and activate, along the channels of `axis`."""
 LAYERS_ATTR = "lut_layer_rows"
 """Module attribute: JSON list of what each layer became, written by the passes, read by reports."""
+
+
+def map_kernels(mod: tvm.IRModule, *rewrites: tuple[type, Callable]) -> tvm.IRModule:
+    """`mod` with parts of its PrimFuncs replaced: those of a type by what the function beside it makes of them."""
+    result = mod.clone()
+    for gv, func in mod.functions_items():
+        if isinstance(func, PrimFunc):
+            new = tvm_ffi.structural_map(func, list(rewrites))
+            if not new.same_as(func):
+                result[gv] = new
+    return result
 
 
 @mutator

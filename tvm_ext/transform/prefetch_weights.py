@@ -9,9 +9,9 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir import TensorLoad
-from tvm.tirx import PrimFunc
 
 from tvm_ext.schedule.contraction import PREFETCH
+from tvm_ext.transform._rewrite import map_kernels
 
 _READ, _KEEP_IN_L2, _KEEP_IN_L1, _DATA = 0, 2, 3, 1
 """Arguments of llvm.prefetch."""
@@ -30,13 +30,7 @@ class PrefetchWeights:
     """
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        result = mod.clone()
-        for gv, func in mod.functions_items():
-            if isinstance(func, PrimFunc):
-                new = tvm_ffi.structural_map(func, (tirx.For, _rewrite))
-                if not new.same_as(func):
-                    result[gv] = new
-        return result
+        return map_kernels(mod, (tirx.For, _rewrite))
 
 
 def _rewrite(loop: tirx.For) -> tirx.For:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 import tvm
-import tvm_ffi
 from tvm import tirx
 from tvm.ir import Op
-from tvm.tirx import PrimFunc
 
 from tvm_ext.compute import elementary
+from tvm_ext.transform._rewrite import map_kernels
 
 _FUNCTIONS = {
     Op.get("tirx.exp"): elementary.exp,
@@ -28,13 +27,7 @@ class VectorizeElementary:
     """Rewrites every PrimFunc; calls on other dtypes than float32 stay."""
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        result = mod.clone()
-        for gv, func in mod.functions_items():
-            if isinstance(func, PrimFunc):
-                new = tvm_ffi.structural_map(func, [(tvm.ir.Call, _rewrite), (tirx.Div, _multiplied)])
-                if not new.same_as(func):
-                    result[gv] = new
-        return result
+        return map_kernels(mod, (tvm.ir.Call, _rewrite), (tirx.Div, _multiplied))
 
 
 def _rewrite(call: tvm.ir.Call) -> tvm.ir.Expr:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
-from tvm.tirx import PrimFunc
 
 from tvm_ext.schedule.lookup import POSITIONS
+from tvm_ext.transform._rewrite import map_kernels
 
 
 @tvm.transform.module_pass(opt_level=0, name="WholeVectors")
@@ -19,13 +19,7 @@ class WholeVectors:
     """
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        result = mod.clone()
-        for gv, func in mod.functions_items():
-            if isinstance(func, PrimFunc):
-                new = tvm_ffi.structural_map(func, (tirx.For, _rewrite))
-                if not new.same_as(func):
-                    result[gv] = new
-        return result
+        return map_kernels(mod, (tirx.For, _rewrite))
 
 
 def _rewrite(loop: tirx.For) -> tirx.Stmt:
