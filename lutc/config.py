@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 ENCODERS = ("l2", "tree")
-ENCODE_DTYPES = ("float32", "int8")
+INTEGER_GRIDS = {"int8": 1, "int6": 4}  # step between the integers that inputs and centroids become
+ENCODE_DTYPES = ("float32", *INTEGER_GRIDS)
 TABLE_DTYPES = ("int8", "float32")
 
 
@@ -21,7 +22,8 @@ class LUTConfig:
         4 for 1x1 convs and 16 for dense layers.
     encoder : how codes are found: "l2" is closest-centroid search, "tree" a walk down a hash tree of log2 K
         comparisons (K a power of two).
-    encode_dtype : "int8" (integer search, the fast one) or "float32" (exact search).
+    encode_dtype : "int8" (integer search, the fast one), "int6" (the same on a grid of 6 bits, the fastest) or
+        "float32" (exact search). Trees have no "int6".
     table_dtype : "int8" (one scale per output column) or "float32".
     table_bits : of the values of an int8 table; 4 keeps them in -7..7. They are stored as int8 all the same.
     """
@@ -43,6 +45,8 @@ class LUTConfig:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
         if self.encoder == "tree" and self.num_centroids & (self.num_centroids - 1):
             raise ValueError(f'num_centroids must be a power of two with encoder="tree", not {self.num_centroids}')
+        if self.encoder == "tree" and self.encode_dtype == "int6":
+            raise ValueError('encode_dtype must be int8 or float32 with encoder="tree"')
         if not 2 <= self.table_bits <= 8:
             raise ValueError(f"table_bits must be in 2..8, not {self.table_bits}")
 
@@ -54,6 +58,11 @@ class LUTConfig:
             return 16
         taps = kernel_shape[0] * kernel_shape[1]
         return 4 if taps == 1 else taps
+
+    @property
+    def grid(self) -> int | None:
+        """Step between the integers of the search; None for an exact one."""
+        return INTEGER_GRIDS.get(self.encode_dtype)
 
     def search_key(self) -> tuple[object, ...]:
         """What layers that share codebooks must have in common."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lutc.config import INTEGER_GRIDS
 from lutc.importers.lut_layer import LUTLayer
 
 _BLOCK = 1 << 22  # differences held at a time
@@ -14,9 +15,9 @@ _BLOCK = 1 << 22  # differences held at a time
 def codes(layer: LUTLayer, x: np.ndarray) -> np.ndarray:
     """Codes uint8 of a layer's input: [..., C] of x [..., D], or [B, OH, OW, C] of x [B, Cin, H, W] for a conv.
 
-    With encode_dtype="float32" the closest centroid in float64; with "int8" the definition's integers, where
-    xq = clip(round_half_even(x * inv_scale)) is float32 arithmetic. The lowest index wins ties. Trees compare with the
-    same x or xq.
+    With encode_dtype="float32" the closest centroid in float64; else the definition's integers, where
+    xq = clip(round_half_even(x * inv_scale)) is float32 arithmetic and "int6" rounds it to multiples of 4. The lowest
+    index wins ties. Trees compare with the same x or xq.
     """
     rows, lead = layer_rows(layer, x)
     search = _descend if layer.encoder == "tree" else _search
@@ -69,7 +70,7 @@ def _descend(layer: LUTLayer, c: int, rows: np.ndarray) -> np.ndarray:
     dims, thresholds = layer.constants.get("split_dims"), layer.constants.get("split_thresholds")
     assert dims is not None and thresholds is not None
     values = rows[:, dims[c]]
-    if layer.encode_dtype == "int8":
+    if layer.encode_dtype in INTEGER_GRIDS:
         values = _quantized(layer, c, values)
     node = np.zeros(len(rows), np.int64)
     for level in range(dims.shape[1]):
@@ -82,7 +83,9 @@ def _quantized(layer: LUTLayer, c: int, values: np.ndarray) -> np.ndarray:
     inv_scale = layer.constants.get("inv_scale")
     assert inv_scale is not None
     low, high = (-128, 127) if layer.input_signed else (0, 255)
-    return np.clip(np.rint(values * inv_scale[c]), low, high)
+    rounded = np.clip(np.rint(values * inv_scale[c]), low, high)
+    grid = INTEGER_GRIDS[layer.encode_dtype]
+    return rounded if grid == 1 else np.floor(np.minimum(rounded + grid // 2, high) / grid) * grid
 
 
 def _chunk(layer: LUTLayer) -> int:

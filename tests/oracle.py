@@ -116,6 +116,8 @@ def _encode(
             assert inv_scale is not None and score_bias is not None and centroids.dtype == np.int8
             low, high = (-128, 127) if input_signed else (0, 255)
             xq = np.clip(np.rint(sub * np.float32(inv_scale[c])), low, high).astype(np.int64)
+            if encode_dtype == "int6":
+                xq = np.minimum(xq + 2, high) // 4 * 4
             score = xq @ centroids[c].astype(np.int64).T + score_bias[c].astype(np.int64)
             codes[:, c] = (score >> 4).argmax(1)
     return codes

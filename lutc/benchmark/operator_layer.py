@@ -11,6 +11,7 @@ from lutc.benchmark.operators import Operator
 from lutc.calibrate.kmeans import kmeans
 from lutc.calibrate.layers import Geometry
 from lutc.calibrate.rows import patch_rows
+from lutc.config import INTEGER_GRIDS
 from lutc.errors import VerifyError
 from lutc.importers.codebook import Codebook, inverse_scale
 from lutc.importers.lut_layer import LUTLayer
@@ -78,7 +79,7 @@ def make_layer(operator: Operator, seed: int = 0) -> OperatorLayer:
     if o.encoder == "tree":
         constants |= {"centroids": None, "inv_scale": book.inv_scale}
         constants |= dict(zip(("split_dims", "split_thresholds"), book.tree_form(), strict=True))
-    elif o.encode_dtype == "int8":
+    elif o.encode_dtype in INTEGER_GRIDS:
         constants |= dict(zip(("centroids", "inv_scale", "score_bias"), book.integer_form(), strict=True))
     length = o.subvector_len if o.encoder == "tree" else 0
     lut = LUTLayer("op", constants, o.encode_dtype, o.encoder, not o.is_conv, _geometry(o), length)
@@ -98,9 +99,10 @@ def _codebook(o: Operator, rng: np.random.Generator, x: np.ndarray) -> Codebook:
     padded = np.zeros((len(sample), o.num_codebooks * o.subvector_len), np.float32)
     padded[:, : o.depth] = sample
     data = np.ascontiguousarray(padded.reshape(len(sample), o.num_codebooks, -1).transpose(1, 0, 2))
-    scale = inverse_scale(data.min(axis=(1, 2)), data.max(axis=(1, 2)), not o.is_conv)
+    grid = INTEGER_GRIDS.get(o.encode_dtype)
+    scale = None if grid is None else inverse_scale(data.min(axis=(1, 2)), data.max(axis=(1, 2)), not o.is_conv, grid)
     options = {"encode_dtype": o.encode_dtype, "encoder": o.encoder, "input_signed": not o.is_conv}
-    options["inv_scale"] = scale if o.encode_dtype == "int8" else None
+    options["inv_scale"] = scale
     if o.encoder == "tree":
         return Codebook(o.name, **_trees(data, o.num_centroids), **options)
     return Codebook(o.name, kmeans(data, o.num_centroids, iterations=_ITERATIONS).astype(np.float32), **options)

@@ -18,7 +18,7 @@ class OperatorRow(TimedRow):
     Parameters
     ----------
     k, v, num_codebooks, rows, outputs : K, V, C, N (rows or positions) and M.
-    encoder, encode : "l2" or "tree", and "int8" or "float32".
+    encoder, encode : "l2" or "tree", and "int8", "int6" or "float32".
     lutc, baselines : times of one call; of each engine by name.
     parts_us : the fastest times of the operator's kernels called alone: "quantize", "encode", "read" (with scale, bias
         and relu).

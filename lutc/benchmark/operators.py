@@ -27,7 +27,7 @@ class Operator:
     inputs, outputs : channels, or features.
     size : height and width of the input of a conv.
     rows : rows of a dense layer.
-    num_centroids, subvector_len, encode_dtype : K, V, and "int8" or "float32" search.
+    num_centroids, subvector_len, encode_dtype : K, V, and "int8", "int6" or "float32" search.
     encoder : "l2" or "tree".
     """
 
@@ -146,8 +146,8 @@ def parse_operator(
     return found
 
 
-def operator_suite() -> list[Operator]:
-    """Layers of ResNet-18, VGG-11 and BERT-base at their own sizes, batch 1."""
+def operator_suite(encode_dtype: str = "int8") -> list[Operator]:
+    """Layers of ResNet-18, VGG-11 and BERT-base at their own sizes, batch 1; two of them also with a float32 search."""
     resnet = [_conv3(c, c, side) for c, side in ((64, 56), (128, 28), (256, 14), (512, 7))]
     vgg = [_conv3(*row) for row in ((64, 128, 112), (128, 256, 56), (256, 512, 28), (512, 512, 14))]
     shortcuts = [
@@ -158,7 +158,8 @@ def operator_suite() -> list[Operator]:
     dense = [Operator("dense", d, m, rows=128, subvector_len=v) for v in (16, 32) for d, m in bert]
     single = [Operator("dense", d, m) for d, m in bert]
     exact = [replace(_conv3(c, c, side), encode_dtype="float32") for c, side in ((64, 56), (512, 7))]
-    return [*resnet, *vgg, *shortcuts, *dense, *single, *exact]
+    layers = [*resnet, *vgg, *shortcuts, *dense, *single]
+    return [replace(operator, encode_dtype=encode_dtype) for operator in layers] + exact
 
 
 def _conv3(inputs: int, outputs: int, side: int) -> Operator:

@@ -192,11 +192,11 @@ def _cluster(
     data = np.pad(sample.rows, ((0, 0), (0, pad))).reshape(-1, count, length).transpose(1, 0, 2)
     centroids = kmeans(np.ascontiguousarray(data), config.num_centroids, seed=seed)
     signed = bool((sample.low < 0).any())
-    if config.encode_dtype != "int8":
+    if config.grid is None:
         return centroids, None, signed
     low = np.pad(sample.low, (0, pad)).reshape(count, length).min(1)
     high = np.pad(sample.high, (0, pad)).reshape(count, length).max(1)
-    return centroids, inverse_scale(low, high, signed), signed
+    return centroids, inverse_scale(low, high, signed, config.grid), signed
 
 
 def _codebook(name: str, parts: tuple[np.ndarray, np.ndarray | None, bool], config: LUTConfig) -> Codebook:

@@ -21,6 +21,7 @@ from lutc.cli.options import (
     threads_option,
     verbosity_options,
 )
+from lutc.config import ENCODE_DTYPES
 from lutc.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ _OF_MODELS = ("onnxruntime", "onnxruntime-int8")
 @click.option("--v", type=int, metavar="V",
               help="Length of a subvector of --op.  [default: taps of the kernel; 1x1: 4, dense: 16]")  # fmt: skip
 @click.option("--encoder", type=click.Choice(("l2", "tree")), help="How --op finds its codes.  [default: l2]")
-@click.option("--encode", type=click.Choice(("int8", "float32")), help="Search of --op.  [default: int8]")
+@click.option("--encode", type=click.Choice(ENCODE_DTYPES),
+              help="Search of --op, or of --suite operators.  [default: int8]")  # fmt: skip
 @click.option("-t", "--target", metavar="NAME[,...]",
               help="What operators and networks are compiled for.  [default: native]")  # fmt: skip
 @click.option("--simulate", is_flag=True,
@@ -104,8 +106,10 @@ def bench_command(
         raise click.UsageError("give one of SUBJECT, --suite NAME, and --op TEXT")
     if not networks and remainder != "float32":
         raise click.UsageError("--remainder is for networks: give SUBJECT, a folder of .onnx files or one file")
-    if operator is None and (k, v, encoder, encode) != (None, None, None, None):
-        raise click.UsageError("--k, --v, --encoder and --encode describe an operator: they need --op")
+    if operator is None and (k, v, encoder) != (None, None, None):
+        raise click.UsageError("--k, --v and --encoder describe an operator: they need --op")
+    if encode is not None and operator is None and suite != "operators":
+        raise click.UsageError("--encode describes operators: it needs --op or --suite operators")
     if artifact is None and against is not None:
         raise click.UsageError("--against needs an artifact: operators bring their own float layers")
     if artifact is not None and not networks and target is not None:
@@ -225,7 +229,7 @@ def _operators(
     from lutc.benchmark.operators import operator_suite, parse_operator
 
     if text is None:
-        return operator_suite()
+        return operator_suite(encode or "int8")
     return [
         parse_operator(
             text, num_centroids=16 if k is None else k, subvector_len=v, encode_dtype=encode or "int8",

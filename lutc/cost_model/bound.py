@@ -60,15 +60,16 @@ def bound(shape: LayerShape, peak: Peak, ghz: float, table_gb_per_s: float | Non
 
 
 def _search_cycles(shape: LayerShape, peak: Peak) -> float:
-    """Each centroid takes its products, and two operations more, for a vector of rows of one codebook; a tree takes
-    four operations a level (look up, compare, double, step right) and one for the leaf."""
+    """Each centroid takes its products, and two operations more (int6, whose sums hold the index, one), for a vector of
+    rows of one codebook; a tree four operations a level (look up, compare, double, step right) and one for the leaf."""
     if shape.encoder == "tree":
         rows = 4 * peak.dot_rows if shape.encode_dtype == "int8" else peak.float_rows
         levels = shape.num_centroids.bit_length() - 1
         return shape.rows / rows * shape.num_codebooks * (LEVEL_OPS * levels + 1) / peak.ops
-    if shape.encode_dtype == "int8":
+    if shape.encode_dtype != "float32":
         rows, products, rate, ops = peak.dot_rows, -(-shape.subvector_len // peak.dot_depth), peak.dots, peak.dot_ops
     else:
         rows, products, rate, ops = peak.float_rows, shape.subvector_len, peak.fmas, 1
-    cycles = max(products / rate, (products * ops + SCORE_OPS) / peak.ops)
+    score = SCORE_OPS - (shape.encode_dtype == "int6")
+    cycles = max(products / rate, (products * ops + score) / peak.ops)
     return shape.rows / rows * shape.num_codebooks * shape.num_centroids * cycles

@@ -193,7 +193,7 @@ def _row(size: LayerSize, model: Model, peak: Peak, ghz: float) -> CostRow:
         c, k, encode = -(-size.depth // v), config.num_centroids, config.encode_dtype
     gather = k > 16 or (size.op == "dense" and size.rows <= _GATHER_ROWS)
     shape = LayerShape(size.rows, c, k, max(v, 1), size.outputs, encode, gather)
-    quantize = size.inputs / (2 * peak.dot_rows) if encode == "int8" else 0.0
+    quantize = size.inputs / (2 * peak.dot_rows) if encode != "float32" else 0.0
     table = bound(shape, peak, ghz).total_us / _TABLE_SHARE + quantize / ghz / 1e3
     times = _dense_us(size, size.outputs, peak, ghz)
     weights = size.depth * size.outputs

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, helper
 
+from lutc.config import INTEGER_GRIDS
+
 DOMAIN = "lutc"
 DOMAIN_VERSION = 1
 L2_INPUTS = ("x", "centroids", "table", "table_scale", "bias", "inv_scale", "score_bias", "mult")
@@ -57,9 +59,13 @@ class Variant:
         )
 
     @property
+    def integer(self) -> bool:
+        return self.encode_dtype in INTEGER_GRIDS
+
+    @property
     def overload(self) -> str:
         parts = ["tree"] * (self.encoder == "tree") + [self.encode_dtype]
-        if self.encode_dtype == "int8":
+        if self.integer:
             parts.append("signed" if self.input_signed else "unsigned")
         return "_".join(parts + ["bias"] * self.has_bias + ["mult"] * self.has_mult)
 
@@ -186,7 +192,7 @@ def _encode(body: Body, variant: Variant, subvectors: str) -> str:
     """[C, N, V] -> codes int64 [C, N]; the lowest index wins a tie."""
     exact = body.cast("centroids", TensorProto.DOUBLE)
     transposed = body.op("Transpose", [exact], perm=[0, 2, 1])
-    if variant.encode_dtype == "int8":
+    if variant.integer:
         inputs = _quantized(body, variant, subvectors)
         offset = body.cast("score_bias", TensorProto.DOUBLE)
     else:
@@ -195,7 +201,7 @@ def _encode(body: Body, variant: Variant, subvectors: str) -> str:
         offset = body.op("Mul", [norm, body.scalar(-0.5, TensorProto.DOUBLE)])
     dot = body.op("MatMul", [body.cast(inputs, TensorProto.DOUBLE), transposed])
     score = body.op("Add", [dot, body.op("Unsqueeze", [offset, body.ints(1)])])
-    if variant.encode_dtype == "int8":
+    if variant.integer:
         # the arithmetic shift by 4 of the definition
         score = body.op("Floor", [body.op("Mul", [score, body.scalar(1 / 16, TensorProto.DOUBLE)])])
     return body.op("ArgMax", [score], axis=2, keepdims=0, select_last_index=0)
@@ -205,8 +211,14 @@ def _quantized(body: Body, variant: Variant, values: str) -> str:
     """float32 [C, N, ...] -> their 8-bit values, still float32."""
     low, high = (-128.0, 127.0) if variant.input_signed else (0.0, 255.0)
     scaled = body.op("Mul", [values, body.op("Unsqueeze", ["inv_scale", body.ints(1, 2)])])
+    grid = INTEGER_GRIDS[variant.encode_dtype]
     limits = [body.scalar(value, TensorProto.FLOAT) for value in (low, high)]
-    return body.op("Clip", [body.op("Round", [scaled]), *limits])
+    rounded = body.op("Clip", [body.op("Round", [scaled]), *limits])
+    if grid == 1:
+        return rounded
+    half, step = (body.scalar(value, TensorProto.FLOAT) for value in (grid // 2, grid))
+    raised = body.op("Min", [body.op("Add", [rounded, half]), limits[1]])
+    return body.op("Mul", [body.op("Floor", [body.op("Div", [raised, step])]), step])
 
 
 def _descend(body: Body, variant: Variant, subvectors: str) -> str:
@@ -214,7 +226,7 @@ def _descend(body: Body, variant: Variant, subvectors: str) -> str:
     dims = body.op("Unsqueeze", [body.cast("split_dims", TensorProto.INT64), body.ints(1)])
     shape = body.concat(body.op("Shape", [subvectors], end=2), body.dim("split_dims", 1))
     values = body.op("GatherElements", [subvectors, body.op("Expand", [dims, shape])], axis=2)
-    if variant.encode_dtype == "int8":
+    if variant.integer:
         values = _quantized(body, variant, values)
     by_level = body.op("Transpose", [values], perm=[2, 0, 1])
     root = body.op("ConstantOfShape", [body.op("Shape", [subvectors], end=2)], value=_int64("value", 0))

@@ -1,4 +1,4 @@
-"""One layer's codebooks: float centroids, how codes are found, and the integer form that int8 encode uses."""
+"""One layer's codebooks: float centroids, how codes are found, and the integer form that an integer search uses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lutc.config import ENCODE_DTYPES, ENCODERS, TABLE_DTYPES
+from lutc.config import ENCODE_DTYPES, ENCODERS, INTEGER_GRIDS, TABLE_DTYPES
 from lutc.errors import ModelImportError
 from lutc.importers.trees import tree_problem
 
@@ -22,8 +22,8 @@ class Codebook:
     ----------
     name : the layer's name, as the ONNX node or the torch module is called.
     centroids : float32 [C, K, V], K in 2..256.
-    inv_scale : float32 [C], positive, only with encode_dtype="int8": the factor that maps an input onto 8 bits.
-    encode_dtype : "int8" or "float32".
+    inv_scale : float32 [C], positive, only of an integer search: the factor that maps an input onto 8 bits.
+    encode_dtype : "int8", "int6" or "float32".
     encoder : "l2", or "tree": codes are found by hash trees, and a centroid is what a leaf stands for in the table.
     table_dtype : "int8" or "float32".
     input_signed : whether inputs can be negative (8-bit range -128..127) or not (0..255).
@@ -71,20 +71,22 @@ class Codebook:
         return self.centroids.shape[2]
 
     def integer_form(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What int8 encode reads: (centroids int8 [C, K, V], inv_scale float32 [C], score_bias int32 [C, K]).
+        """What an integer search reads: (centroids int8 [C, K, V], inv_scale float32 [C], score_bias int32 [C, K]).
 
         Per codebook s = 127 / max|P|; integers are round_half_even(P * s); score_bias is -|P|^2 / 2 of the rounded
-        centroids in units of 1 / (inv_scale * s), so `xq . cq + score_bias` is largest for the closest centroid.
+        centroids in units of 1 / (inv_scale * s), so `xq . cq + score_bias` is largest for the closest centroid. With
+        "int6" s = 124 / max|P|, integers are multiples of 4 and score_bias is one of 16.
         """
         if self.inv_scale is None:
             raise ValueError(f'codebook "{self.name}" has encode_dtype={self.encode_dtype!r}: it has no integer form')
-        exact = self.centroids.astype(np.float64)
+        exact, grid = self.centroids.astype(np.float64), INTEGER_GRIDS[self.encode_dtype]
+        limit = 127 // grid * grid
         peak = np.abs(exact).max(axis=(1, 2))
         alive = peak > _SMALLEST_RANGE
-        scale = np.where(alive, 127.0 / np.where(alive, peak, 1.0), 1.0)
-        integers = np.clip(np.rint(exact * scale[:, None, None]), -127, 127)
+        scale = np.where(alive, limit / np.where(alive, peak, 1.0), 1.0)
+        integers = np.clip(grid * np.rint(exact * scale[:, None, None] / grid), -limit, limit)
         norm = ((integers / scale[:, None, None]) ** 2).sum(-1)
-        bias = np.rint(-0.5 * norm * (self.inv_scale.astype(np.float64) * scale)[:, None])
+        bias = grid**2 * np.rint(-0.5 * norm * (self.inv_scale.astype(np.float64) * scale)[:, None] / grid**2)
         bounded = np.clip(bias, -SCORE_BIAS_LIMIT, SCORE_BIAS_LIMIT)
         return integers.astype(np.int8), self.inv_scale, bounded.astype(np.int32)
 
@@ -104,11 +106,12 @@ class Codebook:
         return self.split_dims, reached.astype(np.float32)
 
 
-def inverse_scale(low: np.ndarray, high: np.ndarray, signed: bool) -> np.ndarray:
-    """Range of each codebook's inputs, [C] and [C] -> the factor float32 [C] that maps it onto 8 bits (1.0 if dead)."""
+def inverse_scale(low: np.ndarray, high: np.ndarray, signed: bool, grid: int = 1) -> np.ndarray:
+    """Range of each codebook's inputs, [C] and [C] -> the factor float32 [C] that maps it onto 8 bits (1.0 if dead),
+    of which multiples of `grid` are used."""
     peak = np.maximum(-low, high).astype(np.float64) if signed else high.astype(np.float64)
     alive = peak > _SMALLEST_RANGE
-    steps = 127.0 if signed else 255.0
+    steps = (127 if signed else 255) // grid * grid
     return np.where(alive, steps / np.where(alive, peak, 1.0), 1.0).astype(np.float32)
 
 
@@ -118,6 +121,8 @@ def _option_problem(codebook: Codebook) -> tuple[str, str] | None:
         value = getattr(codebook, option)
         if value not in allowed:
             return f"its {option} is {value!r}", f"use one of {', '.join(allowed)}"
+    if codebook.encoder == "tree" and codebook.encode_dtype == "int6":
+        return "it has trees with encode_dtype 'int6'", 'use "int8" or "float32": comparisons gain nothing by "int6"'
     return None
 
 
@@ -150,10 +155,13 @@ def _tree_problem(codebook: Codebook) -> tuple[str, str] | None:
 
 def _inv_scale_problem(codebook: Codebook) -> tuple[str, str] | None:
     scale = codebook.inv_scale
-    if codebook.encode_dtype != "int8":
+    if codebook.encode_dtype not in INTEGER_GRIDS:
         return None if scale is None else ("it has inv_scale without int8 encode", 'drop inv_scale, or set "int8"')
     if scale is None:
-        return "int8 encode needs inv_scale and it has none", 'store inv_scale, or set encode_dtype to "float32"'
+        return (
+            f"{codebook.encode_dtype} encode needs inv_scale and it has none",
+            'store inv_scale, or set encode_dtype to "float32"',
+        )
     if scale.dtype != np.float32 or scale.shape != codebook.centroids.shape[:1]:
         return (
             f"its inv_scale is {scale.dtype}{list(scale.shape)}",

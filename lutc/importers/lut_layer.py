@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lutc.config import ENCODE_DTYPES, ENCODERS
+from lutc.config import ENCODE_DTYPES, ENCODERS, INTEGER_GRIDS
 from lutc.errors import ModelImportError
 from lutc.importers.trees import tree_problem
 
@@ -99,6 +99,8 @@ class LUTLayer:
                     f"its {option} is {value!r}; this version of lutc knows {', '.join(allowed)}",
                     f"upgrade lutc, or train the layer with {option}={allowed[0]!r}",
                 )
+        if self.encoder == "tree" and self.encode_dtype == "int6":
+            return "its encode_dtype is 'int6' with encoder 'tree'", "set encode_dtype to 'int8'; trees have no int6"
         return None
 
     def _geometry_problem(self) -> Problem | None:
@@ -127,7 +129,7 @@ class LUTLayer:
         count, centers, outputs = table.shape
         if not 2 <= centers <= 256:
             return f"it has {centers} centroids a codebook; codes are 8 bits wide", "use 2 to 256 centroids"
-        integer = self.encode_dtype == "int8"
+        integer = self.encode_dtype in INTEGER_GRIDS
         expected = {
             "centroids": ((count, centers, centroids.shape[2]), ("int8",) if integer else ("float32",)),
             "table": ((count, centers, outputs), ("int8", "float32")),
@@ -174,6 +176,10 @@ class LUTLayer:
         scale, mult = self.constants.get("inv_scale"), self.constants.get("mult")
         if scale is not None and not (scale > 0).all():
             return "its inv_scale holds values that are not positive", "use 1.0 for a codebook with no input range"
+        if self.encode_dtype == "int6":
+            centroids, bias = self._array("centroids"), self._array("score_bias")
+            if (centroids % 4).any() or (bias % 16).any():
+                return "it is int6, but centroids are not multiples of 4 or score_bias of 16", _EXPORT_AGAIN
         if mult is not None and not ((mult >= 1) & (mult <= 127)).all():
             return f"its mult holds {int(mult.max())}, allowed are 1..127", _EXPORT_AGAIN
         return None

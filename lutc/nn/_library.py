@@ -7,6 +7,7 @@ from typing import List, Optional  # noqa: UP035  (torch.library reads these ann
 import torch
 from torch import Tensor
 
+from lutc.config import INTEGER_GRIDS
 from lutc.nn.patches import conv_output_size, extract_patches, split_subvectors
 
 _EXACT_IN_FLOAT32 = 2**24
@@ -18,13 +19,14 @@ def encode(
     inv_scale: Optional[Tensor],  # noqa: UP045
     score_bias: Optional[Tensor],  # noqa: UP045
     input_signed: bool,
+    grid: int = 1,
 ) -> Tensor:
     """Closest centroids: subvectors [C, N, V], centroids [C, K, V] -> codes int64 [C, N], lowest index on ties."""
     if inv_scale is None or score_bias is None:
         exact = centroids.double()
         # x.P - |P|^2/2 orders the centroids as -|x-P|^2 does; float64 keeps the cancellation below float32 resolution
         return torch.baddbmm(-0.5 * (exact**2).sum(-1)[:, None, :], subvectors.double(), exact.mT).argmax(-1)
-    return closest(quantize_input(subvectors, inv_scale, input_signed), centroids, score_bias)
+    return closest(quantize_input(subvectors, inv_scale, input_signed, grid), centroids, score_bias)
 
 
 def closest(grid: Tensor, centroids: Tensor, score_bias: Tensor) -> Tensor:
@@ -34,10 +36,11 @@ def closest(grid: Tensor, centroids: Tensor, score_bias: Tensor) -> Tensor:
     return ((dot.to(torch.int32) + score_bias[:, None, :]) >> 4).argmax(-1)
 
 
-def quantize_input(subvectors: Tensor, inv_scale: Tensor, input_signed: bool) -> Tensor:
-    """Float subvectors [C, N, V] -> their 8-bit values, still as float32."""
+def quantize_input(subvectors: Tensor, inv_scale: Tensor, input_signed: bool, grid: int = 1) -> Tensor:
+    """Float subvectors [C, N, V] -> their 8-bit values, multiples of `grid`, still as float32."""
     low, high = (-128, 127) if input_signed else (0, 255)
-    return (subvectors * inv_scale[:, None, None]).round().clamp(low, high)
+    rounded = (subvectors * inv_scale[:, None, None]).round().clamp(low, high)
+    return rounded if grid == 1 else ((rounded + grid // 2).clamp(max=high) / grid).floor() * grid
 
 
 def descend(
@@ -68,12 +71,13 @@ def _codes(
     split_dims: Optional[Tensor],  # noqa: UP045
     split_thresholds: Optional[Tensor],  # noqa: UP045
     subvector_len: int,
+    encode_dtype: str,
     input_signed: bool,
 ) -> Tensor:
     """Rows [N, D] -> codes int64 [C, N] of the encoder whose constants are given."""
     if centroids is not None:
         subvectors = split_subvectors(rows, centroids.shape[0], centroids.shape[2])
-        return encode(subvectors, centroids, inv_scale, score_bias, input_signed)
+        return encode(subvectors, centroids, inv_scale, score_bias, input_signed, INTEGER_GRIDS.get(encode_dtype, 1))
     if split_dims is None or split_thresholds is None or subvector_len < 1:
         raise ValueError("a layer needs centroids, or split_dims, split_thresholds and subvector_len")
     subvectors = split_subvectors(rows, split_dims.shape[0], subvector_len)
@@ -119,7 +123,9 @@ def lut_dense(
 ) -> Tensor:
     """x float32 [..., D] -> float32 [..., M]; see docs/ops/LUTDense_v1.md."""
     rows = x.reshape(-1, x.shape[-1])
-    codes = _codes(rows, centroids, inv_scale, score_bias, split_dims, split_thresholds, subvector_len, input_signed)
+    codes = _codes(
+        rows, centroids, inv_scale, score_bias, split_dims, split_thresholds, subvector_len, encode_dtype, input_signed
+    )
     y = lookup_accumulate(codes, table, table_scale, bias, mult)
     return y.reshape(*x.shape[:-1], table.shape[2])
 
@@ -156,7 +162,9 @@ def lut_conv2d(
 ) -> Tensor:
     """x float32 [B, Cin, H, W] -> float32 [B, M, OH, OW]; see docs/ops/LUTConv2d_v1.md."""
     rows, size = extract_patches(x, kernel_shape, strides, pads, dilations)
-    codes = _codes(rows, centroids, inv_scale, score_bias, split_dims, split_thresholds, subvector_len, input_signed)
+    codes = _codes(
+        rows, centroids, inv_scale, score_bias, split_dims, split_thresholds, subvector_len, encode_dtype, input_signed
+    )
     y = lookup_accumulate(codes, table, table_scale, bias, mult)
     return y.reshape(x.shape[0], *size, table.shape[2]).permute(0, 3, 1, 2).contiguous()
 

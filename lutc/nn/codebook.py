@@ -38,26 +38,28 @@ def quantize_table(table: Tensor, scale: Tensor, limit: int = 127) -> Tensor:
     return (table.detach().double() / scale.double()).round().clamp(-limit, limit)
 
 
-def integer_codebook(centroids: Tensor, inv_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def integer_codebook(centroids: Tensor, inv_scale: Tensor, grid: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     """Integer form of float centroids [C, K, V] for inputs scaled by inv_scale [C].
 
-    Returns (centroids int8 [C, K, V], score_bias int32 [C, K], scale float64 [C]) with centroids ~ P * scale. The
-    score `xq . cq + score_bias` is x.P - |P|^2 / 2 in units of 1 / (inv_scale * scale), so the closest centroid has
-    the largest.
+    Returns (centroids int8 [C, K, V], score_bias int32 [C, K], scale float64 [C]) with centroids ~ P * scale, multiples
+    of `grid`, and score_bias a multiple of its square. The score `xq . cq + score_bias` is x.P - |P|^2 / 2 in units of
+    1 / (inv_scale * scale), so the closest centroid has the largest.
     """
     exact = centroids.detach().double()
     peak = exact.abs().amax(dim=(1, 2))
     alive = peak > _SMALLEST_RANGE
-    scale = torch.where(alive, 127.0 / torch.where(alive, peak, 1.0), 1.0)
-    integers = (exact * scale[:, None, None]).round().clamp(-127, 127)
+    limit = 127 // grid * grid
+    scale = torch.where(alive, limit / torch.where(alive, peak, 1.0), 1.0)
+    integers = ((exact * scale[:, None, None]) / grid).round().mul(grid).clamp(-limit, limit)
     norm = ((integers / scale[:, None, None]) ** 2).sum(-1)
-    bias = (-0.5 * norm * (inv_scale.double() * scale)[:, None]).round().clamp(-SCORE_BIAS_LIMIT, SCORE_BIAS_LIMIT)
+    bias = (-0.5 * norm * (inv_scale.double() * scale)[:, None] / grid**2).round().mul(grid**2)
+    bias = bias.clamp(-SCORE_BIAS_LIMIT, SCORE_BIAS_LIMIT)
     return integers.to(torch.int8), bias.to(torch.int32), scale
 
 
-def inverse_scale(low: Tensor, high: Tensor, signed: bool) -> Tensor:
-    """Range of the inputs of each codebook, [C] and [C] -> the factor float32 [C] that maps it onto 8 bits."""
+def inverse_scale(low: Tensor, high: Tensor, signed: bool, grid: int = 1) -> Tensor:
+    """Range of the inputs of each codebook, [C] and [C] -> the factor float32 [C] that maps it onto the grid."""
     peak = torch.maximum(-low, high) if signed else high
     alive = peak > _SMALLEST_RANGE
-    steps = 127.0 if signed else 255.0
+    steps = (127 if signed else 255) // grid * grid
     return torch.where(alive, steps / torch.where(alive, peak.double(), 1.0), 1.0).float()

@@ -1,4 +1,4 @@
-"""Inputs as a search reads them: columns, with encode_dtype="int8" on the 8-bit grid; and the way back."""
+"""Inputs as a search reads them: columns, of an integer search on its grid; and the way back."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from lutc.nn.columns import Columns, Workspace
 
 
 class InputGrid:
-    """Scale and limits of the integers; inv_scale [C], or None with encode_dtype="float32"."""
+    """Scale and limits of the integers, multiples of `step`; inv_scale [C], or None with encode_dtype="float32"."""
 
-    def __init__(self, inv_scale: Tensor | None, input_signed: bool) -> None:
-        self._inv_scale = inv_scale
+    def __init__(self, inv_scale: Tensor | None, input_signed: bool, step: int = 1) -> None:
+        self._inv_scale, self._step = inv_scale, step
         self.low, self.high = (-128, 127) if input_signed else (0, 255)
 
     def gather(self, x: Tensor, columns: Columns, out: Tensor) -> None:
-        """Write columns [B, C, V, L] of x: whole numbers with encode_dtype="int8"."""
+        """Write columns [B, C, V, L] of x: whole numbers of an integer search."""
         factor = self._per_input(x, columns)
         if factor is not None:
-            columns.gather((x * factor).round_().clamp_(self.low, self.high), out)
+            columns.gather(self._rounded(x * factor), out)
             return
         columns.gather(x, out)
         if self._inv_scale is not None:
-            out.mul_(self._inv_scale[:, None, None]).round_().clamp_(self.low, self.high)
+            self._rounded(out.mul_(self._inv_scale[:, None, None]))
 
     def scatter(self, gradient: Tensor, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
         """Gradient of the columns, in units of x -> gradient of x: none where an input was clipped."""
@@ -38,6 +38,13 @@ class InputGrid:
 
     def _per_input(self, x: Tensor, columns: Columns) -> Tensor | None:
         return None if self._inv_scale is None else columns.per_input(self._inv_scale, x)
+
+    def _rounded(self, scaled: Tensor) -> Tensor:
+        """In place: to whole numbers, half to even, then to multiples of the step, half up; clipped."""
+        scaled.round_().clamp_(self.low, self.high)
+        if self._step == 1:
+            return scaled
+        return scaled.add_(self._step // 2).clamp_(max=self.high).div_(self._step).floor_().mul_(self._step)
 
     def _clipped(self, scaled: Tensor) -> Tensor:
         rounded = scaled.round_()

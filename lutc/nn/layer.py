@@ -25,7 +25,7 @@ class LUTLayer(nn.Module):
     `free_table` there is a table float32 [C, K, M] in place of the weight, trained directly.
     With encoder="tree" also split_thresholds float32 [C, K - 1], in units of x, and the buffer split_dims int32
     [C, log2 K]; the centroids are then the leaves' prototypes, which only the table is made of.
-    Buffers, with encode_dtype="int8" only: inv_scale float32 [C] and input_signed bool [].
+    Buffers, of an integer search only: inv_scale float32 [C] and input_signed bool [].
     In train() the forward is soft-PQ; in eval() it is exactly what `export_model` writes.
     """
 
@@ -54,7 +54,7 @@ class LUTLayer(nn.Module):
             self.register_buffer("split_dims", dims.repeat(num_codebooks, 1))
             self.split_thresholds = nn.Parameter(torch.randn(num_codebooks, config.num_centroids - 1, **options))
         self.signed = True
-        if config.encode_dtype == "int8":
+        if config.grid is not None:
             self.register_buffer("inv_scale", torch.full((num_codebooks,), 127 / _DEFAULT_RANGE, **options))
             self.register_buffer("input_signed", torch.tensor(True, device=weight.device))
 
@@ -84,10 +84,11 @@ class LUTLayer(nn.Module):
 
     def search(self) -> Search:
         """The search with the present parameters, as training and the compiled layer do it."""
-        inv_scale = self.inv_scale if self.config.encode_dtype == "int8" else None
+        grid = self.config.grid
+        inv_scale = None if grid is None else self.inv_scale
         if self.config.encoder == "tree":
             return TreeWalk(self.split_dims, self.split_thresholds, self.log_temperature, inv_scale, self.signed)
-        return ClosestCentroid(self.centroids, self.log_temperature, inv_scale, self.signed)
+        return ClosestCentroid(self.centroids, self.log_temperature, inv_scale, self.signed, grid or 1)
 
     def float_table(self) -> Tensor:
         """The table [C, K, M]: centroid . weight products, or the free one."""
@@ -115,7 +116,7 @@ class LUTLayer(nn.Module):
     @property
     def integer_lookup(self) -> bool:
         """Whether inference sums integers, so that any order of the sum gives the same bits."""
-        return self.config.encode_dtype == "int8" and self.config.table_dtype == "int8"
+        return self.config.grid is not None and self.config.table_dtype == "int8"
 
     def hard_forward(self, x: Tensor) -> Tensor:
         """Inference on x as `columns` takes it, without bias; the bits of the op where `integer_lookup` holds."""
@@ -137,12 +138,12 @@ class LUTLayer(nn.Module):
     @torch.no_grad()
     def constants(self) -> dict[str, Tensor | None]:
         """The tensors of inference under their ONNX names and in the op's order; see docs/ops."""
-        integer, tree = self.config.encode_dtype == "int8", self.config.encoder == "tree"
-        centroids, inv_scale, score_bias = None, self.inv_scale.clone() if integer else None, None
+        grid, tree = self.config.grid, self.config.encoder == "tree"
+        centroids, inv_scale, score_bias = None, None if grid is None else self.inv_scale.clone(), None
         if not tree:
             centroids = self.centroids.detach().clone()
-        if inv_scale is not None and not tree:
-            centroids, score_bias, _ = integer_codebook(self.centroids, inv_scale)
+        if grid is not None and inv_scale is not None and not tree:
+            centroids, score_bias, _ = integer_codebook(self.centroids, inv_scale, grid)
         table, scale = self.read_table()
         table = table.float() if scale is None else table.to(torch.int8)
         found: dict[str, Tensor | None] = {
@@ -178,18 +179,18 @@ class LUTLayer(nn.Module):
 
         Inputs that are never negative use 0..255, others -128..127. Nothing to do with encode_dtype="float32".
         """
-        if self.config.encode_dtype != "int8":
+        if self.config.grid is None:
             return
         self.signed = bool((low < 0).any())
         self.input_signed.fill_(self.signed)
-        self.inv_scale.copy_(inverse_scale(low, high, self.signed))
+        self.inv_scale.copy_(inverse_scale(low, high, self.signed, self.config.grid))
 
     def share_codebooks(self, other: LUTLayer) -> None:
         """Search as `other` does, with its very parameters: trained together, equal in the exported file."""
         shared = ["centroids", "log_temperature"]
         if self.config.encoder == "tree":
             shared += ["split_thresholds", "split_dims"]
-        if self.config.encode_dtype == "int8":
+        if self.config.grid is not None:
             shared += ["inv_scale", "input_signed"]
         for name in shared:
             setattr(self, name, getattr(other, name))
@@ -224,5 +225,5 @@ class LUTLayer(nn.Module):
         if table is not None and self.table is None:
             self.free_table(table)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        if self.config.encode_dtype == "int8":
+        if self.config.grid is not None:
             self.signed = bool(self.input_signed)

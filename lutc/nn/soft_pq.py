@@ -17,17 +17,22 @@ _EXACT_IN_FLOAT32 = 2**24
 class ClosestCentroid:
     """The search of encoder "l2": codes, and the softmax over un-squared distances that stands for them backward.
 
-    centroids [C, K, V] and log_temperature [] are those of the layer; inv_scale [C] with encode_dtype="int8", else
-    None. Gradients come in the order of `parameters`. Columns are [B, C, V, L]; with encode_dtype="int8" all
-    arithmetic on them is done in integers held in float, and the scales are in the factors.
+    centroids [C, K, V] and log_temperature [] are those of the layer; inv_scale [C] of an integer search, else None;
+    `grid` is the step between its integers. Gradients come in the order of `parameters`. Columns are [B, C, V, L]; of
+    an integer search all arithmetic on them is done in integers held in float, and the scales are in the factors.
     """
 
     def __init__(
-        self, centroids: Tensor, log_temperature: Tensor, inv_scale: Tensor | None, input_signed: bool
+        self,
+        centroids: Tensor,
+        log_temperature: Tensor,
+        inv_scale: Tensor | None,
+        input_signed: bool,
+        grid: int = 1,
     ) -> None:
         self.parameters = (centroids, log_temperature)
         self.num_centroids = centroids.shape[1]
-        self._grid, self._integer = InputGrid(inv_scale, input_signed), inv_scale is not None
+        self._grid, self._integer = InputGrid(inv_scale, input_signed, grid), inv_scale is not None
         self._rank = torch.arange(self.num_centroids - 1, -1, -1, device=centroids.device)[:, None]
         self._base = 1 << (self.num_centroids - 1).bit_length()
         exact = centroids.detach().double()
@@ -36,7 +41,7 @@ class ClosestCentroid:
             score = torch.cat((exact, -0.5 * (exact**2).sum(-1, keepdim=True)), -1)
             self._score = score.to(centroids.dtype)
         else:
-            integers, score_bias, scale = integer_codebook(centroids, inv_scale)
+            integers, score_bias, scale = integer_codebook(centroids, inv_scale, grid)
             exact = integers.double() / scale[:, None, None]
             # one sixteenth of the integer score: the shift by 4 is then the floor, and 1 / 16 loses nothing
             score = torch.cat((integers.double(), score_bias.double()[..., None]), -1) / 16

@@ -75,7 +75,7 @@ def _lut_nodes(
         del values["centroids"]
         values["split_dims"], values["split_thresholds"] = codebook.tree_form()
         values |= {} if codebook.inv_scale is None else {"inv_scale": codebook.inv_scale}
-    elif codebook.encode_dtype == "int8":
+    elif codebook.inv_scale is not None:
         values["centroids"], values["inv_scale"], values["score_bias"] = codebook.integer_form()
     for name, value in values.items():
         graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), f"{node.name}.{name}"))

@@ -27,6 +27,7 @@ from tests.execute import skip_unless_runnable
 
 CONFIGS = {
     "int8": LUTConfig(),
+    "int6": LUTConfig(encode_dtype="int6"),
     "float32": LUTConfig(encode_dtype="float32"),
     "int8-k4": LUTConfig(num_centroids=4),
     "float32-k4": LUTConfig(num_centroids=4, encode_dtype="float32", subvector_len=3),
@@ -38,7 +39,7 @@ TARGETS = ("x86-64-v2", "x86-64-v3", "arm64", "arm64-dotprod")
 # every configuration for the MLP, which compiles fast; the CNN adds geometry and batch norm, not kernels
 CASES = [
     *(("mlp", config) for config in CONFIGS),
-    *(("cnn", c) for c in ("int8", "float32", "float32-k32-float-table")),
+    *(("cnn", c) for c in ("int8", "int6", "float32", "float32-k32-float-table")),
 ]
 
 
@@ -126,6 +127,7 @@ def _twin(net: nn.Module, codebooks: Codebooks, config: LUTConfig) -> nn.Module:
         ("mlp", "float32", "native"),
         ("mlp", "int8-float-table", "native"),
         ("cnn", "int8", "native"),
+        ("cnn", "int6", "arm64-dotprod"),
         ("cnn", "float32", "arm64"),
     ],
 )

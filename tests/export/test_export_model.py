@@ -62,7 +62,7 @@ def run(path: Path, x: Tensor) -> np.ndarray:
     return session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
 
 
-@pytest.mark.parametrize("encode_dtype", ["int8", "float32"])
+@pytest.mark.parametrize("encode_dtype", ["int8", "int6", "float32"])
 @pytest.mark.parametrize("table_dtype", ["int8", "float32"])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_onnxruntime_equals_torch(tmp_path, encode_dtype, table_dtype, batch):

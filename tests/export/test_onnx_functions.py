@@ -72,6 +72,19 @@ def encoding(integer: bool, signed: bool, encoder: str = "l2") -> dict[str, obje
     return {"encode_dtype": "int8" if integer else "float32", "encoder": encoder, "input_signed": signed}
 
 
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize(("shape", "length", "centroids"), [((200, 5), 5, 16), ((17, 33), 4, 8), ((9, 8, 33), 16, 32)])
+def test_dense_of_six_bits(signed, shape, length, centroids):
+    rng = np.random.default_rng(0)
+    arrays = layer_arrays(rng, -(-shape[-1] // length), centroids, length, 3, integer=True)
+    arrays |= {"centroids": arrays["centroids"] // 8 * 4, "score_bias": arrays["score_bias"] // 1024 * 16}
+    x = rng.normal(size=shape).astype(np.float32) * 3
+    attributes = encoding(True, signed) | {"encode_dtype": "int6"}
+    expected, codes = oracle.dense(x, **arrays, **attributes)
+    assert (codes != oracle.dense(x, **arrays, **encoding(True, signed))[1]).any(), "the grid makes a difference"
+    np.testing.assert_array_equal(run("LUTDense", x, arrays, len(shape), **attributes), expected)
+
+
 @pytest.mark.parametrize(("integer", "signed"), [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("mult", [True, False])

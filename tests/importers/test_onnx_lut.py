@@ -105,6 +105,8 @@ def test_nan_centroids() -> None:
         ({"encoder": "hash"}, "encoder is 'hash'"),
         ({"encoder": "tree"}, "centroids are given with encoder 'tree'"),
         ({"encode_dtype": "int4"}, "encode_dtype is 'int4'"),
+        ({"encode_dtype": "int6"}, "centroids are not multiples of 4"),
+        ({"encode_dtype": "int6", "encoder": "tree"}, "'int6' with encoder 'tree'"),
         ({"encode_dtype": "float32"}, "encode_dtype 'float32'"),
         ({"turbo": 1}, "unknown attribute turbo"),
     ],

@@ -14,7 +14,9 @@ from lutc.nn.frozen import FrozenLUTConv2d, FrozenLUTLayer, FrozenLUTLinear
 from tests import oracle
 
 CONFIGS = [
-    LUTConfig(encode_dtype=encode, table_dtype=table) for encode in ("int8", "float32") for table in ("int8", "float32")
+    LUTConfig(encode_dtype=encode, table_dtype=table)
+    for encode in ("int8", "int6", "float32")
+    for table in ("int8", "float32")
 ]
 
 

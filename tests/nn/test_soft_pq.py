@@ -113,7 +113,7 @@ def test_integer_search_passes_gradients_straight_through():
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("encode_dtype", ["int8", "float32"])
+@pytest.mark.parametrize("encode_dtype", ["int8", "int6", "float32"])
 @pytest.mark.parametrize("kind", ["conv", "linear"])
 def test_pieces_do_not_change_anything(monkeypatch, kind, encode_dtype):
     def run() -> list[Tensor]:
@@ -131,10 +131,11 @@ def test_pieces_do_not_change_anything(monkeypatch, kind, encode_dtype):
 
 
 @pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("encode_dtype", ["int8", "int6"])
 @pytest.mark.parametrize(("centroids", "length"), [(16, 9), (5, 4), (256, 1), (2, 27)])
-def test_training_codes_are_the_oracles(centroids, length, signed):
+def test_training_codes_are_the_oracles(centroids, length, encode_dtype, signed):
     torch.manual_seed(0)
-    layer = LUTConv2d(3, 2, 3, padding=1, config=LUTConfig(centroids, length))
+    layer = LUTConv2d(3, 2, 3, padding=1, config=LUTConfig(centroids, length, encode_dtype=encode_dtype))
     layer.set_input_range(torch.full((layer.num_codebooks,), -3.0 * signed), torch.full((layer.num_codebooks,), 3.0))
     with torch.no_grad():
         layer.centroids.mul_(2).round_().div_(2)  # many ties
@@ -158,7 +159,7 @@ def test_float_search_in_training_takes_the_lowest_of_equal_centroids():
     assert layer.train()(torch.tensor([[0.0, 0.0], [0.9, 0.1], [0.0, 3.0]]))[:, 0].tolist() == [0.0, 0.0, 3.0]
 
 
-@pytest.mark.parametrize("encode_dtype", ["int8", "float32"])
+@pytest.mark.parametrize("encode_dtype", ["int8", "int6", "float32"])
 def test_training_survives_not_finite_inputs(encode_dtype):
     layer = LUTLinear(8, 3, config=LUTConfig(4, 4, encode_dtype=encode_dtype)).train()
     assert torch.isfinite(layer(torch.tensor([[torch.nan] * 8, [torch.inf] * 8, [0.0] * 8]))).all()

@@ -21,7 +21,7 @@ _SEARCH = ("centroids", "inv_scale", "score_bias", "split_dims", "split_threshol
 class Layer:
     """One layer. `x` is the input's shape; `kernel` makes it a convolution.
 
-    search : "u8", "s8" (int8 search of unsigned or signed inputs) or "f32".
+    search : "u8", "s8" (int8 search of unsigned or signed inputs), "u6", "s6" (int6) or "f32".
     tree : by hash trees instead of centroids; some thresholds are beyond all inputs, at the ends of their range, or
         not a number.
     table : "int8", "extreme" (int8, only +-127), "identity" (column c is the code of codebook c) or "float32".
@@ -71,7 +71,7 @@ class Layer:
     def inputs(self) -> np.ndarray:
         rng = self.rng()
         x = rng.standard_normal(self.x).astype("float32")
-        return np.abs(x) if self.search == "u8" else x
+        return np.abs(x) if self.search[0] == "u" else x
 
     def residual_value(self) -> np.ndarray:
         """Small integers, shaped like the result."""
@@ -98,6 +98,9 @@ class Layer:
             values["centroids"][0] = 0
             if "score_bias" in values:
                 values["score_bias"][0] = 0
+        if self.search in ("u6", "s6"):
+            values["centroids"] = np.clip(values["centroids"] // 4 * 4, -124, 124)
+            values["score_bias"] = values["score_bias"] // 16 * 16
         values["table"] = self._table(rng, (c, k, m))
         values["table_scale"] = rng.uniform(0.001, 0.1, m).astype("float32") if self.affine else np.ones(m, "float32")
         if self.affine:
@@ -136,8 +139,8 @@ class Layer:
     def attributes(self) -> dict:
         """Keyword arguments of the ops (and of the oracle)."""
         attrs: dict = {
-            "encode_dtype": "float32" if self.search == "f32" else "int8",
-            "input_signed": self.search != "u8",
+            "encode_dtype": {"f": "float32", "8": "int8", "6": "int6"}[self.search.strip("us")[0]],
+            "input_signed": self.search[0] != "u",
         }
         if self.tree:
             attrs |= {"encoder": "tree", "subvector_len": self.length}

@@ -2,7 +2,7 @@
 
 `encode_rowwise` reads and writes logical layouts: it is the oracle and the kernel for K > 16.
 `encode_tiled` writes the tiles of codes that an ISA's table read wants, 16 rows to a vector.
-Scores (both): int8 ``score = sum_v xq * cq + score_bias``, compared after ``>> 4``; float32 ``x . P - |P|^2 / 2``
+Scores (both): integer ``score = sum_v xq * cq + score_bias``, compared after ``>> 4``; float32 ``x . P - |P|^2 / 2``
 (tiled) or ``-|x - P|^2`` (row-wise). The highest score wins, the lowest index on ties.
 """
 
@@ -18,7 +18,7 @@ from tvm_ext.compute.windows import LANES, Windows
 from tvm_ext.tensor_intrin import Dot, TableRead, Window
 
 INDEX_BITS = 4
-"""Low bits of an int8 score that carry the index (the shift of the definition)."""
+"""Low bits of an integer score that carry the index (the shift of the definition)."""
 
 
 def _first_maximum(dtype: str):
@@ -42,11 +42,11 @@ def encode_rowwise(
     """Codes uint8 [N, C] (dense) or [B, C, N] (conv), for any K up to 256.
 
     centroids int8 or float32 [C, K, V], or [C, V, K] if `packed`, so that centroids lie in vector lanes; inv_scale
-    float32 [C] and score_bias int32 [C, K] for int8.
+    float32 [C] and score_bias int32 [C, K] of an integer search.
     """
     num_codebooks = int(centroids.shape[0])
     length, num_centroids = (int(d) for d in (centroids.shape[1:] if packed else centroids.shape[:0:-1]))
-    integer = search.encode_dtype == "int8"
+    integer = search.integer
     acc_dtype = "int32" if integer else "float32"
     batch, rows = patches.batch, patches.rows
     v, k = te.reduce_axis((0, length), "v"), te.reduce_axis((0, num_centroids), "k")
@@ -110,7 +110,7 @@ def encode_tiled(
     codebooks are unspecified.
     """
     padded, num_centroids, steps, depth = (int(d) for d in centroids.shape)
-    integer = search.encode_dtype == "int8"
+    integer = search.integer
     acc_dtype = "int32" if integer else "float32"
     groups, batch, lanes = padded // read.group, patches.batch, dot.block
     blocks = tiles * read.rows // lanes
@@ -136,7 +136,7 @@ def encode_tiled(
         return sum_from(score_bias[c, kk])(left * centroids[c, kk, t, i].astype(acc_dtype), axis=[t, i])
 
     score = te.compute((batch, padded, num_centroids, blocks * lanes), product, name="lut_score")
-    best = _best(score, k, integer, (batch, padded, blocks * lanes))
+    best = _best(score, k, search, (batch, padded, blocks * lanes))
 
     def packed(b, tile, group, *index):
         row, codebook = read.code_position(*index)
@@ -216,8 +216,8 @@ def _direct(x, inv_scale, patches: Patches, search: Search, length: int, dot: Do
     return fetch
 
 
-def _best(score, k, integer: bool, shape: tuple[int, ...]) -> te.Tensor:
-    if not integer:
+def _best(score, k, search: Search, shape: tuple[int, ...]) -> te.Tensor:
+    if not search.integer:
         best, _ = te.compute(
             shape,
             lambda b, c, n: _first_maximum("float32")((k.var.astype("int32"), score[b, c, k, n]), axis=k),
@@ -225,4 +225,7 @@ def _best(score, k, integer: bool, shape: tuple[int, ...]) -> te.Tensor:
         )
         return best
 
-    return te.compute(shape, lambda b, c, n: te.max(tagged(score[b, c, k, n], k.var), axis=k), name="lut_best")
+    def ranked(b, c, n):
+        return score[b, c, k, n] if search.scores_hold_index else tagged(score[b, c, k, n], k.var)
+
+    return te.compute(shape, lambda b, c, n: te.max(ranked(b, c, n), axis=k), name="lut_best")

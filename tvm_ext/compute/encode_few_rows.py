@@ -13,7 +13,7 @@ from tvm_ext.tensor_intrin import Dot
 def encode_few_rows(
     x, centroids, inv_scale, score_bias, *, patches: Patches, search: Search, length: int, dot: Dot
 ) -> te.Tensor:
-    """Codes uint8 [N, C] of a dense layer by the int8 search.
+    """Codes uint8 [N, C] of a dense layer by the integer search.
 
     x float32 [N, D]; centroids [C, T, 16, depth], inv_scale float32 [C] and score_bias int32 [C, 16] as `pack_few_rows`
     makes them.

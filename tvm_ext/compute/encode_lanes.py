@@ -1,8 +1,8 @@
 """Closest-centroid search with centroids in vector lanes, for ISAs that multiply by element.
 
-int8 only, K <= 16. Four rows and one codebook at a time: 64 sums in 16 registers, or 32 in 8 where K is 8. Rows are the
-outer loop and codebooks the inner one; the other way round LLVM would lift a codebook's constants out of the loop and
-spill them.
+Integers only, K <= 16. Four rows and one codebook at a time: 64 sums in 16 registers, or 32 in 8 where K is 8. Rows
+are the outer loop and codebooks the inner one; the other way round LLVM would lift a codebook's constants out of the
+loop and spill them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from tvm_ext.compute.quantize_rows import PART
+from tvm_ext.compute.search import Search
 from tvm_ext.compute.windows import Windows
 from tvm_ext.tensor_intrin import TableRead
 from tvm_ext.tensor_intrin._lane_search import (
@@ -62,7 +63,7 @@ def codebook_of(read: TableRead, turn):
 
 def encode_lanes(
     inputs: LaneRows | Windows, *, plane: int, periods: int, batch: int, tiles: int, groups: int, steps: int,
-    vectors: int, codebooks: int, read: TableRead,
+    vectors: int, codebooks: int, read: TableRead, search: Search,
 ) -> PrimFunc:  # fmt: skip
     """Codes uint8 [batch, tiles, groups, *read.code_shape]; those of padding rows are not written.
 
@@ -89,7 +90,10 @@ def encode_lanes(
         source = x.vload([b, inputs.channel(codebook, channel), inputs.offset(n) + start], "int8x16")
         return [T.Bind(windows(source, pattern.vload([n // ROWS % periods, 0], "int8x16")))] * ROWS
 
-    def search(x, centroids, bias, pattern, b, n, turn):
+    def ranked(cost, group: int):
+        return cost if search.scores_hold_index else T.Bind(with_index(cost, group))
+
+    def best(x, centroids, bias, pattern, b, n, turn):
         sums = [[bias.vload([turn, r, j * LANES], "int32x4") for j in range(vectors)] for r in range(ROWS)]
         taken: list = []
         for step in range(steps):
@@ -99,11 +103,11 @@ def encode_lanes(
             for r in range(ROWS):
                 lane = r if conv else step % LANES
                 sums[r] = [T.Bind(lane_dot(sums[r][j], weights[j], taken[r], lane)) for j in range(vectors)]
-        return best_of([[T.Bind(with_index(row[j], j)) for j in range(vectors)] for row in sums])
+        return best_of([[ranked(row[j], j) for j in range(vectors)] for row in sums])
 
     def quad_of(x, centroids, bias, pattern, codes, b, t, quad) -> None:
         def best_in(turn):
-            return search(x, centroids, bias, pattern, b, t * read.rows + quad * ROWS, turn)
+            return best(x, centroids, bias, pattern, b, t * read.rows + quad * ROWS, turn)
 
         if steps * read.group > _UNROLLED_STEPS:
             store_turns(best_in, codes, b, t, quad, padded, read)

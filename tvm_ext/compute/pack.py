@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tvm_ext.compute.encode_lanes import search_order
+from tvm_ext.compute.search import GRID, Search
 from tvm_ext.compute.windows import linear_slots
 from tvm_ext.tensor_intrin import TABLE_ENTRIES, Dot, Isa, TableRead
 from tvm_ext.tensor_intrin._lane_search import LANES, ROWS
@@ -118,46 +119,57 @@ def pack_mult(mult: np.ndarray, read: TableRead, codebooks: int) -> np.ndarray:
 
 def pack_search(
     centroids: np.ndarray, inv_scale: np.ndarray | None, score_bias: np.ndarray | None, codebooks: int, dot: Dot,
-    input_signed: bool, slots: np.ndarray, row_depth: int, stored: str = "",
+    search: Search, slots: np.ndarray, row_depth: int, stored: str = "",
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, int]:  # fmt: skip
     """(centroids [codebooks, K, T, depth], inv_scale, score_bias [codebooks, K], zero_point) for `encode_tiled`.
 
     slots: int [T, depth], the element of the subvector that each slot holds, -1 for padding (`Windows.slots`).
     row_depth: D; behind it a row is zero, so centroids get no weight there, whatever a kernel reads.
     int8 inputs are stored as ``xq + zero_point`` in `stored`, by default the dot product's type; its share of scores,
-    ``zero_point * sum_v cq``, is a constant and goes into the bias, so that scores stay exact.
+    ``zero_point * sum_v cq``, is a constant and goes into the bias, so that scores stay exact. Where they are multiples
+    of 16, the bias also adds 15 - k, see `tagged`.
+
+    Raises
+    ------
+    ValueError : constants of an int6 search that are not on its grid.
     """
     c, k, v = centroids.shape
-    integer = inv_scale is not None and score_bias is not None
     packed = np.zeros((codebooks, k, *slots.shape), dot.c_dtype)
-    exact = centroids.astype(np.int64 if integer else np.float64)
-    weights = exact if integer else exact - exact.mean(axis=1, keepdims=True)
+    exact = centroids.astype(np.int64 if search.integer else np.float64)
+    weights = exact if search.integer else exact - exact.mean(axis=1, keepdims=True)
     weights = np.where((np.arange(c)[:, None] * v + np.arange(v) < row_depth)[:, None], weights, 0)
     packed[:c] = np.where(slots >= 0, weights[:, :, slots], 0)
     if inv_scale is None or score_bias is None:
         # |x - P|^2 compares as x . (P - mean) - (|P|^2 - |mean|^2) / 2, which cancels less than x . P - |P|^2 / 2
         half_norm = (np.square(exact.mean(axis=1)).sum(axis=1)[:, None] - np.square(exact).sum(axis=2)) / 2
         return packed, None, _pad(half_norm.astype(np.float32), codebooks), 0
-    zero_point = {"uint8": 128 if input_signed else 0, "int8": 0 if input_signed else -128, "int16": 0}[
-        stored or dot.x_dtype
-    ]
+    signed = search.input_signed
+    zero_point = {"uint8": 128 if signed else 0, "int8": 0 if signed else -128, "int16": 0}[stored or dot.x_dtype]
     bias = score_bias.astype(np.int64) - zero_point * weights.sum(axis=2)
-    return packed, _pad(inv_scale, codebooks), _pad(bias.astype(np.int32), codebooks), zero_point
+    bias = _pad(bias.astype(np.int32), codebooks)
+    if search.scores_hold_index:
+        if (exact % GRID[search.encode_dtype]).any() or (score_bias % TABLE_ENTRIES).any():
+            raise ValueError("centroids of an int6 search are multiples of 4, its score_bias of 16")
+        bias += TABLE_ENTRIES - 1 - np.arange(k, dtype=np.int32)  # codes of padding codebooks are read too
+    return packed, _pad(inv_scale, codebooks), bias, zero_point
 
 
-def pack_lanes(centroids: np.ndarray, score_bias: np.ndarray, read: TableRead) -> tuple[np.ndarray, np.ndarray]:
+def pack_lanes(
+    centroids: np.ndarray, score_bias: np.ndarray, read: TableRead, search: Search
+) -> tuple[np.ndarray, np.ndarray]:
     """The constants of `pack_search`, T steps of 4, as `encode_lanes` reads them: in J = ceil(K / 4) vectors.
 
     centroids int8 [codebooks, T, J, 16], score_bias int32 [codebooks, 4, 4 * J], both in the order of `search_order`
-    and such that sums are -1 - score. No centroid is -128.
+    and such that sums are -1 - score, or 15 - score where that holds the index: k in its low bits. No centroid is -128.
     """
     padded, k, steps, depth = centroids.shape
     order, vectors = search_order(read, padded), -(-k // LANES)
     wide = np.zeros((padded, vectors * LANES, steps, depth), np.int8)
     wide[:, :k] = -centroids
     turned = wide[order].transpose(0, 2, 1, 3).reshape(padded, steps, vectors, -1)
+    most = TABLE_ENTRIES - 1 if search.scores_hold_index else -1
     bias = np.full((padded, vectors * LANES), -1 - _NEVER, np.int32)
-    bias[:, :k] = -1 - score_bias
+    bias[:, :k] = most - score_bias
     return np.ascontiguousarray(turned), np.ascontiguousarray(np.repeat(bias[order][:, None], ROWS, axis=1))
 
 
@@ -179,7 +191,7 @@ def pack_float_lanes(centroids: np.ndarray, score_bias: np.ndarray, read: TableR
 
 
 def pack_few_rows(
-    centroids: np.ndarray, score_bias: np.ndarray, dot: Dot, input_signed: bool
+    centroids: np.ndarray, score_bias: np.ndarray, dot: Dot, search: Search
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """(centroids [C, T, 16, depth], score_bias int32 [C, 16], zero_point) for `encode_few_rows`.
 
@@ -188,7 +200,7 @@ def pack_few_rows(
     """
     c, k, v = centroids.shape
     packed, _, bias, zero_point = pack_search(
-        centroids, np.ones(c, np.float32), score_bias, c, dot, input_signed, linear_slots(v, dot.depth), c * v
+        centroids, np.ones(c, np.float32), score_bias, c, dot, search, linear_slots(v, dot.depth), c * v
     )
     lanes = np.zeros((c, packed.shape[2], TABLE_ENTRIES, dot.depth), packed.dtype)
     lanes[:, :, :k] = packed.transpose(0, 2, 1, 3)

@@ -20,8 +20,8 @@ _NS_PER_ELEMENT = 0.1
 def plane_kernel(patches: Patches, search: Search, size: int, dtype: str, *, quantize: bool) -> PrimFunc:
     """x [B, C, H, W] (, inv_scale float32 [C]) -> plane `dtype` [B, C, size]; `size` is a multiple of 64.
 
-    With `quantize`, x is float32 and becomes ``clip(round_half_even(x * inv_scale[channel])) + zero_point``; else x is
-    what the plane holds. The border is the zero point; what follows the last row is unspecified.
+    With `quantize`, x is float32 and becomes ``clip(round_half_even(x * inv_scale[channel]))`` on the search's grid, +
+    zero_point; else x is what the plane holds. The border is the zero point; what follows the last row is unspecified.
 
     Rows are written in the order in which they lie in the plane, as whole vectors: what a vector spoils behind the end
     of its row is made border again, or written later.

@@ -1,4 +1,4 @@
-"""The rows of a dense layer, quantized once for an int8 search that reads them by element."""
+"""The rows of a dense layer, quantized once for an integer search that reads them by element."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from tvm_ext.compute.patches import Patches
-from tvm_ext.compute.search import Search
+from tvm_ext.compute.search import GRID, Search
 from tvm_ext.tensor_intrin._lane_search import quantized
 from tvm_ext.threads import worth_threads
 
@@ -23,8 +23,8 @@ def quantized_size(rows: int, codebooks: int, width: int) -> int:
 def quantize_rows_kernel(patches: Patches, search: Search, codebooks: int, length: int, width: int) -> PrimFunc:
     """x float32 [N, D], inv_scale float32 [C] -> int8 [N * C * `width` + 16]: subvectors of V, `width` apart.
 
-    ``clip(round_half_even(x * inv_scale[c])) + zero_point``. What lies between subvectors and behind a row's last
-    element meets centroids of zero, so it is left as it is.
+    ``clip(round_half_even(x * inv_scale[c]))`` on the search's grid, + zero_point. What lies between subvectors and
+    behind a row's last element meets centroids of zero, so it is left as it is.
     """
     rows, depth = patches.shape
     whole, tail = depth // length, depth % length
@@ -38,7 +38,7 @@ def quantize_rows_kernel(patches: Patches, search: Search, codebooks: int, lengt
             return
         if lanes == 16:
             parts = [x[n, T.ramp(c * length + v + i, 1, 4)] for i in range(0, 16, 4)]
-            value = quantized(parts, T.broadcast(inv_scale[c], 4), search.input_signed)
+            value = quantized(parts, T.broadcast(inv_scale[c], 4), search.input_signed, GRID[search.encode_dtype])
             T.buffer_store(out, value, [T.ramp(at, 1, lanes)])
             return
         part = x[n, T.ramp(c * length + v, 1, lanes)]

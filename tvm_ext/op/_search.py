@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from tvm import relax
 
 from tvm_ext.compute.patches import Patches
-from tvm_ext.compute.search import Search
+from tvm_ext.compute.search import GRID, Search
 from tvm_ext.op._register import check, dtype_of, int_tuple, optional, present, static_shape
 
 ENCODERS = ("l2", "tree")
-ENCODE_DTYPES = ("float32", "int8")
+ENCODE_DTYPES = ("float32", *GRID)
 
 
 def patches_of(op: str, x: relax.Expr, attrs, quantized: str = "float32") -> Patches:
@@ -51,6 +51,7 @@ def search_of(op: str, attrs, zero_point: int = 0) -> Search:
     encoder, encode_dtype = str(attrs["encoder"]), str(attrs["encode_dtype"])
     check(encoder in ENCODERS, op, f"encoder must be one of {ENCODERS}, got {encoder!r}")
     check(encode_dtype in ENCODE_DTYPES, op, f"encode_dtype must be one of {ENCODE_DTYPES}, got {encode_dtype!r}")
+    check(encoder == "l2" or encode_dtype != "int6", op, f"{encoder} encode has no int6 form")
     return Search(encode_dtype, bool(int(attrs["input_signed"])), zero_point, encoder)
 
 
@@ -61,7 +62,7 @@ def check_codebooks(
 
     trees : split_dims and split_thresholds, of subvectors of `length` elements, in place of centroids.
     """
-    integer, is_tree = search.encode_dtype == "int8", search.encoder == "tree"
+    integer, is_tree = search.integer, search.encoder == "tree"
     check(len(trees) == 2 * is_tree, op, f"{search.encoder} takes {2 * is_tree} tensors of trees, got {len(trees)}")
     c, k, v = _check_trees(op, *trees, length) if is_tree else _check_centroids(op, centroids, integer)
     check(v >= 1, op, f"subvector_len must be at least 1, got {v}")

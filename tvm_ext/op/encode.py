@@ -38,8 +38,8 @@ def encode(
     ----------
     x : float32 [..., D], or [B, Cin, H, W] when `kernel_shape` is given. In an ISA's layout it may be quantized
         already, in the ISA's type.
-    centroids : [C, K, V] float32, or int8 with ``encode_dtype="int8"``.
-    inv_scale, score_bias : float32 [C], int32 [C, K]; only with int8, inv_scale only where x is float32.
+    centroids : [C, K, V] float32, or int8 of an integer search: ``encode_dtype`` "int8" or "int6".
+    inv_scale, score_bias : float32 [C], int32 [C, K]; only of an integer search, inv_scale only where x is float32.
     split_dims, split_thresholds : int32 [C, L], float32 [C, 2^L - 1]; with ``encoder="tree"``, in place of centroids
         and score_bias, for subvectors of `subvector_len` elements.
     layout : "" gives codes [..., C] or [B, C, OH, OW]. "rowwise" flattens the positions: [N, C] or [B, C, OH * OW],
@@ -179,7 +179,7 @@ def _legalize_lanes(bb: relax.BlockBuilder, call: relax.Call, patches: Patches) 
     kernel = encode_lanes(
         inputs, plane=int(x.ty.shape[-1]), periods=int(pattern.ty.shape[0]) if present(pattern) else 0,
         batch=patches.batch, tiles=tiles, groups=padded // read.group, steps=steps, vectors=vectors,
-        codebooks=codebooks, read=read,
+        codebooks=codebooks, read=read, search=search_of(NAME, attrs),
     )  # fmt: skip
     args = [x, centroids, score_bias, given(pattern)]
     return call_kernel(bb, kernel.with_attr("tirx.is_scheduled", True), args, call.ty, "lut_encode", info)
@@ -193,7 +193,7 @@ def _contiguous(patches: Patches, length: int) -> bool:
 def _integer_runs(patches: Patches, search: Search, length: int, dot: Dot) -> bool:
     """Whether quantized subvectors are whole runs of four dwords for dot products of dwords."""
     runs = dot.depth > 1 and length % (4 * dot.depth) == 0
-    return search.encode_dtype == "int8" and runs and _contiguous(patches, length)
+    return search.integer and runs and _contiguous(patches, length)
 
 
 OP: tvm.ir.Op = register("encode", ["x", "centroids", "inv_scale", "score_bias", "pattern"], _infer, _legalize, encode)

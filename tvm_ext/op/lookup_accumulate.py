@@ -24,8 +24,8 @@ def lookup_accumulate(
     codes: relax.Expr, table: relax.Expr, table_scale: relax.Expr, bias: relax.Expr | None = None,
     mult: relax.Expr | None = None, residual: relax.Expr | None = None, inv_scale: relax.Expr | None = None,
     *, axis: int = -1, activation: str = "", layout: str = "", rows: int = 0, chunk: int = 0,
-    narrow: bool = False, preadd: int = 0, quantized: str = "", input_signed: bool = True, zero_point: int = 0,
-    keep_float: bool = True, layer: str = "",
+    narrow: bool = False, preadd: int = 0, quantized: str = "", encode_dtype: str = "int8", input_signed: bool = True,
+    zero_point: int = 0, keep_float: bool = True, layer: str = "",
 ) -> relax.Call:  # fmt: skip
     """``act(bias[m] + table_scale[m] * sum_c mult[c] * table[c, code[n, c], m] + residual)`` as float32.
 
@@ -41,9 +41,9 @@ def lookup_accumulate(
         sums, `chunk` groups between drains (0: none is needed); `narrow` promises that int16 holds every sum.
     preadd : neighbouring codebooks whose entries int8 can add. With "rowwise" or NAME/rows the table is that of
         `pack_rows`; 0 for logical tables.
-    inv_scale, quantized, input_signed, zero_point : float32 [M], and how the layer that reads the result quantizes it
-        to the dtype `quantized` (see `plane`; set by FuseInputQuantization). The result is then what that layer reads,
-        or with `keep_float` a tuple of float32 and that.
+    inv_scale, quantized, encode_dtype, input_signed, zero_point : float32 [M], and how the layer that reads the result
+        quantizes it to the dtype `quantized` (see `plane`; set by FuseInputQuantization). The result is then what that
+        layer reads, or with `keep_float` a tuple of float32 and that.
 
     Raises
     ------
@@ -51,8 +51,8 @@ def lookup_accumulate(
     """
     attrs = attributes(
         axis=axis, activation=activation, layout=layout, rows=rows, chunk=chunk, narrow=bool(narrow), preadd=preadd,
-        quantized=quantized, input_signed=bool(input_signed), zero_point=zero_point, keep_float=bool(keep_float),
-        layer=layer,
+        quantized=quantized, encode_dtype=encode_dtype, input_signed=bool(input_signed), zero_point=zero_point,
+        keep_float=bool(keep_float), layer=layer,
     )  # fmt: skip
     args = [codes, table, table_scale, *map(optional, (bias, mult, residual, inv_scale))]
     return relax.Call(OP, args, attrs)
@@ -108,7 +108,8 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     layout, feature_major, quantized = str(attrs["layout"]), int(attrs["axis"]) == 1, str(attrs["quantized"])
     y = call.ty.fields[0] if isinstance(call.ty, relax.TupleType) else call.ty
     shape = [int(d) for d in y.shape]
-    reader = Search("int8", bool(int(attrs["input_signed"])), int(attrs["zero_point"])) if quantized else None
+    signed, zero_point = bool(int(attrs["input_signed"])), int(attrs["zero_point"])
+    reader = Search(str(attrs["encode_dtype"]), signed, zero_point) if quantized else None
     epilogue = Epilogue(feature_major, str(attrs["activation"]), quantized, reader, bool(int(attrs["keep_float"])))
     if int(attrs["preadd"]) and (layout == "rowwise" or not get_isa(layout).table_read.intrin):
         return _legalize_rows(bb, call, shape, epilogue)

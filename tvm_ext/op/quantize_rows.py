@@ -15,7 +15,7 @@ NAME = "lut.quantize_rows"
 
 def quantize_rows(
     x: relax.Expr, inv_scale: relax.Expr,
-    *, input_signed: bool, subvector_len: int, width: int, zero_point: int = 0, layer: str = "",
+    *, encode_dtype: str, input_signed: bool, subvector_len: int, width: int, zero_point: int = 0, layer: str = "",
 ) -> relax.Call:  # fmt: skip
     """int8 [N * C * width + 16] from x float32 [N, D]; made by PackLUTConstants.
 
@@ -29,8 +29,8 @@ def quantize_rows(
     ValueError : by type inference, for shapes or dtypes that do not fit.
     """
     attrs = attributes(
-        encoder="l2", encode_dtype="int8", input_signed=bool(input_signed), subvector_len=subvector_len, width=width,
-        zero_point=zero_point, layer=layer,
+        encoder="l2", encode_dtype=encode_dtype, input_signed=bool(input_signed), subvector_len=subvector_len,
+        width=width, zero_point=zero_point, layer=layer,
     )  # fmt: skip
     return relax.Call(OP, [x, inv_scale], attrs)
 

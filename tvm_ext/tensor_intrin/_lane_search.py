@@ -40,10 +40,11 @@ def interleaved(channels: Sequence[Expr]) -> Expr:
     return T.Shuffle(low, _ZIP)
 
 
-def quantized(values: Sequence[Expr], scale: Expr, signed: bool) -> Expr:
+def quantized(values: Sequence[Expr], scale: Expr, signed: bool, step: int = 1) -> Expr:
     """clip(round_half_even(value * scale)) of four float32x4 as int8x16; unsigned ones are clipped to 0..255, less 128.
 
-    Conversion rounds and narrowing clips, so neither takes instructions of its own.
+    Conversion rounds and narrowing clips, so neither takes instructions of its own. With a `step` above 1 these are
+    then rounded to its multiples, half up and within the same bounds.
     """
     convert = llvm_intrinsic("llvm.aarch64.neon.fcvtns.v4i32.v4f32")
     words = llvm_intrinsic("llvm.aarch64.neon.sqxtn.v4i16")
@@ -53,6 +54,10 @@ def quantized(values: Sequence[Expr], scale: Expr, signed: bool) -> Expr:
     halves = [T.Shuffle([parts[i], parts[i + 1]], list(range(8))) for i in (0, 2)]
     halves = [T.call_llvm_pure_intrin("int8x8", narrow, half) for half in halves]
     both = T.Shuffle(halves, list(range(16)))
+    if step > 1:
+        add = llvm_intrinsic(f"llvm.{'sadd' if signed else 'uadd'}.sat.v16i8")
+        both = T.call_llvm_pure_intrin(_BYTES, add, both, T.broadcast(T.int8(step // 2), 16))
+        both = T.bitwise_and(both, T.broadcast(T.int8(-step), 16))
     return both if signed else T.bitwise_xor(both, T.broadcast(T.int8(-128), 16))
 
 

@@ -296,16 +296,16 @@ class Isa:
 
     def dot_for(self, encode_dtype: str) -> Dot:
         """The dot product of the search in `encode_dtype`."""
-        return self.dot if encode_dtype == "int8" else FLOAT_DOT
+        return FLOAT_DOT if encode_dtype == "float32" else self.dot
 
     @property
     def plane_dtype(self) -> str:
-        """How the planes of convs are stored for the int8 search."""
+        """How the planes of convs are stored for the integer search."""
         return self.dot.x_dtype if self.window is None else self.window.dtype
 
     def windows_for(self, encode_dtype: str) -> tuple[Window, ...]:
         """How conv inputs can be collected for the search in `encode_dtype`, best first."""
-        windows = (self.window, self.narrow_window) if encode_dtype == "int8" else (self.float_window,)
+        windows = (self.float_window,) if encode_dtype == "float32" else (self.window, self.narrow_window)
         return tuple(window for window in windows if window is not None)
 
     def window_of(self, encode_dtype: str, rows: int) -> Window:

@@ -68,7 +68,7 @@ def lut_arguments(book: CodebookLike, weight: np.ndarray) -> tuple[list[relax.Ex
         centroids, inv_scale = None, book.inv_scale
         trees = zip(("split_dims", "split_thresholds"), book.tree_form(), strict=True)
         attrs |= {name: relax.const(value) for name, value in trees} | {"subvector_len": book.centroids.shape[2]}
-    elif book.encode_dtype == "int8":
+    elif book.encode_dtype != "float32":
         centroids, inv_scale, score_bias = book.integer_form()
     constants = [centroids, table, table_scale, None, inv_scale, score_bias]
     return [None if c is None else relax.const(np.ascontiguousarray(c)) for c in constants], attrs

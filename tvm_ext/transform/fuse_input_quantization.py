@@ -26,11 +26,12 @@ class Quantization:
 
     inv_scale: np.ndarray
     dtype: str
+    encode_dtype: str
     signed: bool
     zero_point: int
 
     def same(self, other: Quantization) -> bool:
-        mine, others = ((q.dtype, q.signed, q.zero_point) for q in (self, other))
+        mine, others = ((q.dtype, q.encode_dtype, q.signed, q.zero_point) for q in (self, other))
         return mine == others and np.array_equal(self.inv_scale, other.inv_scale)
 
 
@@ -129,16 +130,16 @@ class _Plan:
         inv_scale = call.args[1 if call.op == PLANE else 2]
         if not present(inv_scale):
             return None
-        signed, zero_point = bool(int(attrs["input_signed"])), int(attrs["zero_point"])
+        how = str(attrs["encode_dtype"]), bool(int(attrs["input_signed"])), int(attrs["zero_point"])
         if call.op == PLANE:
-            return Quantization(array(inv_scale), str(attrs["dtype"]), signed, zero_point)
+            return Quantization(array(inv_scale), str(attrs["dtype"]), *how)
         layout, length = str(attrs["layout"]), int(attrs["subvector_len"])
         columns = int(attrs["num_codebooks"]) * length
         whole = columns == int(call.args[0].ty.shape[-1])  # else zeros behind a row would have to be quantized too
         if layout in ("", "rowwise") or int_tuple(attrs["kernel_shape"]) or not whole:
             return None
         per_column = np.repeat(array(inv_scale), length)[:columns]
-        return Quantization(per_column, stored_dtype(attrs), signed, zero_point)
+        return Quantization(per_column, stored_dtype(attrs), *how)
 
 
 @mutator
@@ -161,8 +162,8 @@ class _Fuse(PyExprMutator):
         args = [*call.args[:6], relax.const(wanted.inv_scale)]
         read = self.builder_.emit(
             with_args(
-                call, args, quantized=wanted.dtype, input_signed=int(wanted.signed), zero_point=wanted.zero_point,
-                keep_float=int(keep_float),
+                call, args, quantized=wanted.dtype, encode_dtype=wanted.encode_dtype, input_signed=int(wanted.signed),
+                zero_point=wanted.zero_point, keep_float=int(keep_float),
             )
         )  # fmt: skip
         if keep_float:

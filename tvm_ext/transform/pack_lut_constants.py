@@ -18,7 +18,7 @@ from tvm_ext.compute.narrow import added_error, is_narrow, narrow_table
 from tvm_ext.compute.quantize_rows import PART
 from tvm_ext.compute.windows import Windows, linear_slots
 from tvm_ext.op._register import int_tuple, optional, present
-from tvm_ext.op._search import codebook_shape, patches_of
+from tvm_ext.op._search import codebook_shape, patches_of, search_of
 from tvm_ext.op.encode import NAME as ENCODE_NAME
 from tvm_ext.op.encode import OP as ENCODE
 from tvm_ext.op.lookup_accumulate import OP as LOOKUP
@@ -214,7 +214,7 @@ def _choose_packed(encode: relax.Call, readers: list[relax.Call], isa: Isa, row_
 def _few_rows(encode: relax.Call, isa: Isa) -> int:
     """Rows of a dense layer up to which table rows are read directly."""
     tile = isa.table_read.rows
-    integer = str(encode.attrs["encode_dtype"]) == "int8"
+    integer = search_of(ENCODE_NAME, encode.attrs).integer
     return max(_FEW_ROWS, tile // 2) if integer and isa.arch == "x86" else tile // 6
 
 
@@ -225,13 +225,13 @@ def _has_mult(lookup: relax.Call) -> bool:
 def _in_lanes(encode: relax.Call) -> bool:
     """Whether a row-wise search can have the centroids of a codebook in vector lanes."""
     constant = all(is_constant(a) for a in encode.args[1:] if present(a))
-    return constant and str(encode.attrs["encode_dtype"]) == "int8" and int(encode.args[1].ty.shape[1]) <= TABLE_ENTRIES
+    return constant and search_of(ENCODE_NAME, encode.attrs).integer and codebook_shape(encode)[1] <= TABLE_ENTRIES
 
 
 def _pack_few_rows(x: relax.Expr, encode: relax.Call, isa: Isa) -> relax.Call:
     _, centroids, inv_scale, score_bias, pattern = encode.args
     cents, bias, zero_point = pack.pack_few_rows(
-        array(centroids), array(score_bias), isa.dot, bool(int(encode.attrs["input_signed"]))
+        array(centroids), array(score_bias), isa.dot, search_of(ENCODE_NAME, encode.attrs)
     )
     args = [x, relax.const(cents), inv_scale, relax.const(bias), pattern]
     length = int(centroids.ty.shape[2])
@@ -254,8 +254,8 @@ def _pack_encode(rewriter, encode: relax.Call, choice: Choice, isa: Isa) -> rela
         if is_constant(centroids):
             turned = relax.const(np.ascontiguousarray(array(centroids).transpose(0, 2, 1)))
         return with_args(encode, [x, turned, *encode.args[2:]], layout="rowwise")
-    encode_dtype = str(encode.attrs["encode_dtype"])
-    integer = encode_dtype == "int8"
+    search = search_of(ENCODE_NAME, encode.attrs)
+    encode_dtype, integer = search.encode_dtype, search.integer
     c, _, v = (int(d) for d in centroids.ty.shape)
     dot, tiles = choice.isa.dot_for(encode_dtype), choice.tiles(patches.rows)
     windows = None
@@ -263,7 +263,7 @@ def _pack_encode(rewriter, encode: relax.Call, choice: Choice, isa: Isa) -> rela
         windows = Windows(patches, v, dot.depth, tiles * choice.isa.table_read.rows)
     cents, inv, bias, zero_point = pack.pack_search(
         array(centroids), array(inv_scale) if integer else None, array(score_bias) if integer else None,
-        choice.codebooks, dot, bool(int(encode.attrs["input_signed"])),
+        choice.codebooks, dot, search,
         linear_slots(v, dot.depth) if windows is None else windows.slots(), patches.depth,
         dot.x_dtype if windows is None else choice.isa.plane_dtype,
     )  # fmt: skip
@@ -272,7 +272,7 @@ def _pack_encode(rewriter, encode: relax.Call, choice: Choice, isa: Isa) -> rela
     by_element &= not patches.is_conv if windows is None else windows.interleaved or windows.fits(PART, ROWS)
     float_lanes = not integer and choice.isa.arch == "aarch64" and (windows is not None or not patches.is_conv)
     if by_element:
-        cents, bias = pack.pack_lanes(cents, bias, choice.isa.table_read)
+        cents, bias = pack.pack_lanes(cents, bias, choice.isa.table_read, search)
     elif float_lanes:
         cents, bias = pack.pack_float_lanes(cents, bias, choice.isa.table_read)
     if windows is not None:
@@ -300,8 +300,8 @@ def _pack_encode(rewriter, encode: relax.Call, choice: Choice, isa: Isa) -> rela
 def _quantized(x, encode: relax.Call, width: int, zero_point: int) -> relax.Call:
     a = encode.attrs
     return quantize_rows(
-        x, encode.args[2], input_signed=bool(int(a["input_signed"])), subvector_len=int(encode.args[1].ty.shape[2]),
-        width=width, zero_point=zero_point, layer=str(a["layer"]),
+        x, encode.args[2], encode_dtype=str(a["encode_dtype"]), input_signed=bool(int(a["input_signed"])),
+        subvector_len=int(encode.args[1].ty.shape[2]), width=width, zero_point=zero_point, layer=str(a["layer"]),
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tvm_ext.compute import pack
+from tvm_ext.compute.search import Search
 from tvm_ext.compute.windows import linear_slots
 from tvm_ext.tensor_intrin import list_isas
 from tvm_ext.tensor_intrin.spec import FLOAT_DOT
@@ -64,7 +65,9 @@ def test_int8_search_scores_are_unchanged(name: str, signed: bool) -> None:
     cents = rng.integers(-127, 128, (c, k, v)).astype("int8")
     inv, bias = rng.uniform(1, 2, c).astype("float32"), rng.integers(-(2**28), 2**28, (c, k)).astype("int32")
     padded, slots = -(-c // read.group) * read.group, linear_slots(v, dot.depth)
-    packed, packed_inv, packed_bias, zero_point = pack.pack_search(cents, inv, bias, padded, dot, signed, slots, c * v)
+    packed, packed_inv, packed_bias, zero_point = pack.pack_search(
+        cents, inv, bias, padded, dot, Search("int8", signed), slots, c * v
+    )
     assert packed.dtype == dot.c_dtype
     assert packed.shape == (-(-c // read.group) * read.group, k, -(-v // dot.depth), dot.depth)
     np.testing.assert_array_equal(packed_inv[:c], inv)
@@ -80,12 +83,33 @@ def test_int8_search_scores_are_unchanged(name: str, signed: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ISAS)
+def test_int6_scores_hold_their_index(name: str) -> None:
+    """The four low bits of every score are 15 - k, also of codebooks that are padding."""
+    rng = _rng()
+    read, dot = ISAS[name].table_read, ISAS[name].dot
+    cents, bias = rng.integers(-31, 32, (5, 9, 7)) * 4, rng.integers(-(2**20), 2**20, (5, 9)).astype("int32") * 16
+    inv, padded, slots = np.ones(5, "float32"), -(-5 // read.group) * read.group, linear_slots(7, dot.depth)
+    search = Search("int6", True)
+    packed, _, packed_bias, zero_point = pack.pack_search(
+        cents.astype("int8"), inv, bias, padded, dot, search, slots, 35
+    )
+    stored = rng.integers(-32, 32, 7) * 4 + zero_point
+    scores = packed.reshape(padded, 9, -1)[:, :, :7].astype(np.int64) @ stored + packed_bias
+    np.testing.assert_array_equal(scores & 15, np.broadcast_to(15 - np.arange(9), scores.shape))
+    np.testing.assert_array_equal(scores[:5] >> 4, (cents @ (stored - zero_point) + bias) >> 4)
+    with pytest.raises(ValueError, match="multiples of 4"):
+        pack.pack_search((cents + 1).astype("int8"), inv, bias, padded, dot, search, slots, 35)
+
+
+@pytest.mark.parametrize("name", ISAS)
 def test_float_search(name: str) -> None:
     rng = _rng()
     read = ISAS[name].table_read
     cents = rng.standard_normal((5, 8, 7)).astype("float32")
     padded = -(-5 // read.group) * read.group
-    packed, inv, norm, zero_point = pack.pack_search(cents, None, None, padded, FLOAT_DOT, True, linear_slots(7, 1), 33)
+    packed, inv, norm, zero_point = pack.pack_search(
+        cents, None, None, padded, FLOAT_DOT, Search("float32", True), linear_slots(7, 1), 33
+    )
     assert inv is None and zero_point == 0 and packed.dtype == norm.dtype == np.float32
     assert (packed[4, :, 5:] == 0).all(), "no weight behind the end of a row"
     x = rng.standard_normal((4, 5, 7))
