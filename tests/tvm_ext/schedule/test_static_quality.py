@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from tvm.target import Target
@@ -119,6 +120,19 @@ def test_search_by_element_stays_in_registers(name: str, layer: str) -> None:
     assert not [line for line in loop.lines if stack_access(line)]
     vector = [line for line in loop.lines if re.search(r"\bv\d+\.", line)]
     assert len(vector) <= (16 * steps + 31 + 12) * times
+
+
+@pytest.mark.parametrize("name", ["cortex-a76", "neoverse-v1", "avx512_vbmi"])
+def test_search_on_six_bits_inserts_no_index(name: str) -> None:
+    """Scores hold their index from the start: products and minima are all that is left, in registers."""
+    built = pipeline.build(module_of([replace(CONV, name="six", search="u6")]), CPUS[name])
+    lines = kernel_lines(built.executable.mod.imports[0].inspect_source("asm"), "lut_encode_six")
+    dot, insert, best = ("vpdpbusd", "vpternlogd", "vpmaxsd") if name in TARGETS else ("sdot", "sri", "smin")
+    found = busiest(innermost_loops(lines), dot)
+    times = found.mnemonics[dot] // (16 * 3)
+    assert times > 0 and found.mnemonics[dot] == 16 * 3 * times and found.mnemonics[insert] == 0
+    waiting = 1 if name in TARGETS else 0  # what was best of a codebook, for the others of its group
+    assert found.mnemonics[best] >= 12 * times and len(_spills(found.lines, name)) <= waiting
 
 
 @pytest.mark.parametrize("name", ["neon", "cortex-a76"])
