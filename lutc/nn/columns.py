@@ -11,10 +11,12 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
+from lutc.nn import kernels
 from lutc.nn.patches import conv_output_size
 
-# Elements of one [B, C, K, L] array: 1 MiB of float32, half of a core's second-level cache; a GPU wants large launches
-_PIECE_CPU, _PIECE_GPU = 2**18, 2**26
+# Elements of one [B, C, K, L] array: 1 MiB of float32, half of a second-level cache. The kernels in C never hold one,
+# so their pieces may be larger, for fewer calls; a GPU wants large launches.
+_PIECE_CPU, _PIECE_KERNELS, _PIECE_GPU = 2**18, 2**20, 2**26
 
 
 class Workspace:
@@ -159,5 +161,6 @@ def _split(columns: Tensor, out: Tensor) -> None:
 
 
 def _slices(x: Tensor, elements_each: int) -> Iterator[slice]:
-    step = max((_PIECE_CPU if x.device.type == "cpu" else _PIECE_GPU) // elements_each, 1)
+    on_cpu = _PIECE_KERNELS if kernels.available() else _PIECE_CPU
+    step = max((on_cpu if x.device.type == "cpu" else _PIECE_GPU) // elements_each, 1)
     return (slice(start, min(start + step, len(x))) for start in range(0, len(x), step))

@@ -50,10 +50,15 @@ def _library() -> ctypes.CDLL | None:
     return None
 
 
+def available() -> bool:
+    """Whether the kernels were built here."""
+    return _library() is not None
+
+
 def usable(num_centroids: int, rows: int, x: Tensor) -> bool:
     """Whether the kernels take these sizes and this kind of tensor: `rows` of the grid that x would be gathered to."""
     fits = num_centroids <= _LIMIT and rows <= _LIMIT
-    return fits and x.dtype == torch.float32 and x.device.type == "cpu" and _library() is not None
+    return fits and x.dtype == torch.float32 and x.device.type == "cpu" and available()
 
 
 def codes(grid: Tensor, score: Tensor, num_centroids: int) -> Tensor:
