@@ -108,6 +108,13 @@ class LUTLayer(nn.Module):
         if self.config.encoder == "tree":
             self.centroids.requires_grad_(False)
 
+    @torch.no_grad()
+    def correct_weight(self, correction: Tensor) -> None:
+        """Add [C, V, M] to the weight, which is a parameter of its own then, no longer the float layer's."""
+        assert self.weight is not None, "a free table has no weight"
+        rows = correction.permute(2, 0, 1).flatten(1)[:, : self.weight[0].numel()]
+        self.weight = nn.Parameter(self.weight + rows.reshape(self.weight.shape).to(self.weight))
+
     def soft_forward(self, x: Tensor) -> Tensor:
         """Training forward of x as `columns` takes it, without bias."""
         values, scale = self.read_table()

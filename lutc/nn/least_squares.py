@@ -32,7 +32,17 @@ class TableFit:
 
     def solve(self, ridge: float) -> Tensor:
         """The table [C, K, M] in float64; `ridge` is in units of the mean count of a code."""
-        weight = max(ridge * float(self._gram.diagonal().mean()), 1e-9)
-        matrix = self._gram + weight * torch.eye(len(self._gram), dtype=torch.float64, device=self._gram.device)
-        step = torch.cholesky_solve(self._moment - self._gram @ self._start, torch.linalg.cholesky(matrix))
+        step = _ridge_solution(self._gram, self._moment - self._gram @ self._start, ridge)
         return (self._start + step).reshape(self._shape)
+
+    def solve_weight(self, ridge: float, centroids: Tensor) -> Tensor:
+        """What to add to the weight [C, V, M] that made the start, so that centroids [C, K, V] times it fit best."""
+        basis = torch.block_diag(*centroids.detach().double())
+        left = basis.T @ (self._moment - self._gram @ self._start)
+        return _ridge_solution(basis.T @ self._gram @ basis, left, ridge).reshape(len(centroids), -1, self._shape[2])
+
+
+def _ridge_solution(gram: Tensor, moment: Tensor, ridge: float) -> Tensor:
+    weight = max(ridge * float(gram.diagonal().mean()), 1e-9)
+    matrix = gram + weight * torch.eye(len(gram), dtype=torch.float64, device=gram.device)
+    return torch.cholesky_solve(moment, torch.linalg.cholesky(matrix))

@@ -37,6 +37,7 @@ def reconstruct_(
     filter_fn: Callable[[nn.Module, str], bool] | None = None,
     share: Iterable[Sequence[str]] = (),
     ridge: float = 1e-2,
+    free: bool = True,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[ReconstructRow]:
@@ -46,11 +47,16 @@ def reconstruct_(
     table is then the one whose sums are closest to what the float layer gave on the same inputs, by least squares:
     later layers correct the errors of earlier ones. Tables are free afterwards: train on, or convert.
 
+    With free=False it is the weight that is fitted, and tables stay the products of centroids and weight: in training
+    a weight then learns from every input, where an entry of a free table learns from those with its code.
+
     Parameters
     ----------
     config, filter_fn, share, seed : as of quantize_; LUTConfigs only.
     calibration : batches of inputs; they are kept, with one layer's inputs and outputs at a time.
-    ridge : pull of a table towards centroids times weight, in units of the mean count of a code.
+    ridge : pull of a table towards centroids times weight, in units of the mean count of a code; of a weight towards
+        the float one, in units of the mean square of what it multiplies.
+    free : whether tables become parameters of their own. Those of grouped convolutions always do.
     progress : called with (name, layers done, layers in all).
 
     Raises
@@ -79,21 +85,26 @@ def reconstruct_(
                 for x in inputs:
                     record.add(x)
                 initialise(name, record, seed + index)
-            rows.append(_fit(name, layer, inputs, targets, ridge))
+            rows.append(_fit(name, layer, inputs, targets, ridge, free))
             swap(model, {model.get_submodule(name): layer})
             if progress is not None:
                 progress(name, index + 1, len(order))
     return rows
 
 
-def _fit(name: str, layer: LUTLayer, inputs: list[Tensor], targets: list[Tensor], ridge: float) -> ReconstructRow:
+def _fit(
+    name: str, layer: LUTLayer, inputs: list[Tensor], targets: list[Tensor], ridge: float, free: bool
+) -> ReconstructRow:
     layer.eval()
     before = _error(layer, inputs, targets)
     fit, search, columns = TableFit(layer.float_table()), layer.search(), layer.columns()
     for x, y in zip(inputs, targets, strict=True):
         wanted = layer.output_rows(y)
         fit.add(codes_of(layer.column_input(x), columns, search), wanted if layer.bias is None else wanted - layer.bias)
-    layer.free_table(fit.solve(ridge))
+    if free or getattr(layer, "groups", 1) > 1:
+        layer.free_table(fit.solve(ridge))
+    else:
+        layer.correct_weight(fit.solve_weight(ridge, layer.centroids))
     return ReconstructRow(name, before, _error(layer, inputs, targets))
 
 

@@ -89,6 +89,35 @@ def test_reconstruction_beats_swapping_all_at_once(config, part):
         assert float((model(x) - expected).square().sum()) == pytest.approx(errors[0], rel=1e-4)
 
 
+def test_fitted_weights_are_the_ridge_solution():
+    torch.manual_seed(0)
+    codes, targets, centroids = torch.randint(0, 4, (3, 200)), torch.randn(200, 5), torch.randn(3, 4, 2)
+    start = torch.randn(3, 2, 5)
+    fit = TableFit(centroids @ start)
+    fit.add(codes, targets)
+    rows = torch.cat([centroids[c, codes[c]] for c in range(3)], 1).double()
+    weight = 0.05 * rows.square().sum(0).mean()
+    matrix = rows.T @ rows + weight * torch.eye(6, dtype=torch.float64)
+    expected = torch.linalg.solve(matrix, rows.T @ targets.double() + weight * start.double().flatten(0, 1))
+    found = start + fit.solve_weight(0.05, centroids)
+    torch.testing.assert_close(found.flatten(0, 1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_tables_may_stay_products_of_fitted_weights():
+    torch.manual_seed(0)
+    model = Residual().eval()
+    before = model.two[0].weight
+    kept = before.detach().clone()
+    rows = reconstruct_(model, calibration=data(), filter_fn=inner, free=False)
+    assert all(row.fitted_error < row.tied_error for row in rows)
+    layer = model.two[0]
+    assert isinstance(layer, LUTLayer) and layer.table is None and layer.weight.shape == kept.shape
+    assert torch.equal(before, kept) and not torch.equal(layer.weight, kept)
+    grouped = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.ReLU())
+    reconstruct_(grouped, calibration=[torch.cat((x, x), 1) for x in data()], free=False)
+    assert grouped[0].table is not None
+
+
 def test_mistakes_leave_the_model_as_it_was():
     model = Residual()
     with pytest.raises(LutcError, match="scalar quantizers"):
