@@ -59,6 +59,7 @@ def train(
     model: nn.Module,
     teacher: nn.Module | None,
     recipe: Recipe,
+    others: dict[str, Recipe],
     images: Tensor,
     labels: Tensor,
     options: argparse.Namespace,
@@ -66,7 +67,7 @@ def train(
 ) -> float:
     """Fine-tune; returns the seconds it took, earlier parts of an interrupted run included."""
     steps = steps_of(options, len(images))
-    optimizers = make_optimizers(model, recipe)
+    optimizers = make_optimizers(model, recipe, others)
     first, seconds = restore(checkpoint, model, optimizers)
     model.train()
     started = time.monotonic()
@@ -165,8 +166,10 @@ def main() -> None:
         model = copy.deepcopy(network)
         quantize_(model, settings(method, options.bits), calibration=calibration)
         recipe = RECIPES[method].short(1, options.lr, QUANTIZER_RATES.get(method))
+        others = {"lsq": RECIPES["lsq"].short(1, options.lr)} if method == "quantization_network" else {}
         checkpoint = options.output / f"{name}.pt"
-        seconds = train(model, network if options.teacher else None, recipe, train_x, train_y, options, checkpoint)
+        teacher = network if options.teacher else None
+        seconds = train(model, teacher, recipe, others, train_x, train_y, options, checkpoint)
         quantize_(model, step="convert")
         row = {"method": method, "bits": options.bits, "torch": accuracy(model, test_x, test_y)}
         artifact = export_and_compile(model, (test_x[:1],), options.output, name, options.target)

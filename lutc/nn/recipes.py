@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -81,24 +83,30 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def make_optimizers(model: nn.Module, recipe: Recipe) -> list[Optimizer]:
-    """An SGD for weights, with the quantizers' parameters as a group of their own or in an AdamW beside it.
+def make_optimizers(
+    model: nn.Module, recipe: Recipe, others: Mapping[str, Recipe] = MappingProxyType({})
+) -> list[Optimizer]:
+    """An SGD for weights, with the quantizers' parameters as groups of their own or in an AdamW beside it.
 
-    Parameters that do not require gradients are left out.
+    `others` holds the recipes of further methods: their quantizers take rate and decay from there. Parameters that do
+    not require gradients are left out.
     """
-    quantizers = [p for module in model.modules() if isinstance(module, ScalarQuantizer) for p in module.parameters()]
-    special = {id(parameter) for parameter in quantizers}
+    quantizers = [module for module in model.modules() if isinstance(module, ScalarQuantizer)]
+    special = {id(parameter) for module in quantizers for parameter in module.parameters()}
     weights = [p for p in model.parameters() if id(p) not in special and p.requires_grad]
-    quantizers = [p for p in quantizers if p.requires_grad]
-    own = {"params": quantizers, "lr": recipe.quantizer_lr, "weight_decay": recipe.quantizer_decay}
     groups: list[dict[str, object]] = [{"params": weights, "lr": recipe.lr, "weight_decay": recipe.weight_decay}]
-    if quantizers and not recipe.adaptive:
-        groups.append(own)
+    adaptive: list[dict[str, object]] = []
+    for method, own in ({"": recipe} | dict(others)).items():
+        chosen = [q for q in quantizers if (q.method if q.method in others else "") == method]
+        found = [p for module in chosen for p in module.parameters() if p.requires_grad]
+        if found:
+            group = {"params": found, "lr": own.quantizer_lr, "weight_decay": own.quantizer_decay}
+            (adaptive if own.adaptive else groups).append(group)
     optimizers: list[Optimizer] = []
-    if weights or not recipe.adaptive:
+    if weights or len(groups) > 1 or not recipe.adaptive:
         optimizers.append(SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov))
-    if quantizers and recipe.adaptive:
-        optimizers.append(AdamW([own]))
+    if adaptive:
+        optimizers.append(AdamW(adaptive))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]

@@ -37,6 +37,16 @@ def test_other_quantizers_are_a_group() -> None:
     assert [len(group["params"]) for group in only.param_groups] == [4, 8]
 
 
+def test_quantizers_of_another_method_have_its_rates() -> None:
+    net = model("quantization_network", input_method="lsq")
+    (only,) = make_optimizers(net, RECIPES["quantization_network"], {"lsq": RECIPES["lsq"]})
+    assert [len(group["params"]) for group in only.param_groups] == [4, 4, 2]
+    assert [group["lr"] for group in only.param_groups] == [1e-4, 1e-3, 0.01]
+    weights, steps = make_optimizers(model("lsq", input_method="nulsq"), RECIPES["lsq"], {"nulsq": RECIPES["nulsq"]})
+    assert [len(group["params"]) for group in weights.param_groups] == [4, 2]
+    assert isinstance(steps, AdamW) and len(steps.param_groups[0]["params"]) == 2
+
+
 def test_progress_moves_rates_and_temperatures() -> None:
     net, recipe = model("llt"), RECIPES["llt"]
     optimizers = make_optimizers(net, recipe)
