@@ -178,6 +178,10 @@ def test_starting_values() -> None:
     table = LLT(4, signed=False)
     table.observe(x)
     torch.testing.assert_close(table.log_scale.exp().item(), 3.0, rtol=0.01, atol=0)
+    for bits, expected in ((2, 1.224), (3, 3 * 0.6508), (1, 0.7979)):
+        table = LLT(bits, signed=True, init="nmse")
+        table.observe(x)
+        torch.testing.assert_close(table.log_scale.exp().item(), expected, rtol=0, atol=0.06)
     network = QuantizationNetwork(2, signed=True, is_weight=True)
     network.observe(x.clamp(-2, 2))
     torch.testing.assert_close(network.beta.item(), 1.25 / 2)
