@@ -28,7 +28,8 @@ from lutc.nn import ScalarConfig, quantize_
 from lutc.nn.recipes import RECIPES, Recipe, clip_gradients, make_optimizers, set_progress
 
 METHODS = ("lsq", "nulsq", "llt", "quantization_network")
-QUANTIZER_RATES = {"quantization_network": 1e-4}  # alpha's gradients are large
+QUANTIZER_RATES = {"quantization_network": 5e-4}  # alpha's gradients are large
+BESIDE = {"quantization_network": {"lsq": 10.0}}  # times the rate of the weights: steps of the inputs, whose are small
 
 
 def settings(method: str, bits: int) -> ScalarConfig:
@@ -36,6 +37,8 @@ def settings(method: str, bits: int) -> ScalarConfig:
     if method == "quantization_network":
         options = {"epochs": 20, "temperature_step": 10.0, "fit_alpha": True}
         return ScalarConfig(method, bits, bits, input_method="lsq", weight_options=options)
+    if method == "llt" and bits < 4:
+        return ScalarConfig(method, bits, bits, weight_options={"init": "nmse"}, input_options={"init": "nmse"})
     return ScalarConfig(method, bits, bits)
 
 
@@ -166,7 +169,10 @@ def main() -> None:
         model = copy.deepcopy(network)
         quantize_(model, settings(method, options.bits), calibration=calibration)
         recipe = RECIPES[method].short(1, options.lr, QUANTIZER_RATES.get(method))
-        others = {"lsq": RECIPES["lsq"].short(1, options.lr)} if method == "quantization_network" else {}
+        others = {
+            beside: RECIPES[beside].short(1, options.lr, times * options.lr)
+            for beside, times in BESIDE.get(method, {}).items()
+        }
         checkpoint = options.output / f"{name}.pt"
         teacher = network if options.teacher else None
         seconds = train(model, teacher, recipe, others, train_x, train_y, options, checkpoint)
