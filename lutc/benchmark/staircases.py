@@ -45,7 +45,10 @@ def staircase_kernels(target: Target) -> list[StaircaseKernel]:
     cells = np.arange(count) * 9 + rng.integers(0, 9, count)
     table = np.array([_reaches(c + 0.5, fine) for c in cells], np.float32)
     any_thresholds = np.cumsum(rng.uniform(0.1, 0.3, count)).astype(np.float32)
-    settings = {"fused": product.fused, "tables": product.table_entries, "cells": 32 if product.permute_words else 0}
+    settings = {
+        "fused": product.fused, "tables": product.table_entries, "cells": 32 if product.permute_words else 0,
+        "truncates": product.truncates,
+    }  # fmt: skip
     plans = {
         "PACT, uniform": plan_staircase(even, values, **settings),
         "LLT, table": plan_staircase(table, values, **settings),
@@ -70,7 +73,9 @@ def _reaches(half: float, step: np.float32) -> np.float32:
 def _compiled(plan: Any, x: np.ndarray, product: Any, llvm: dict[str, Any]) -> Callable[[], object]:
     import tvm
 
-    from tvm_ext.compute.levels_kernel import LevelsInput, levels_kernel, table_constants
+    from tvm_ext.compute.level_vectors import table_constants
+    from tvm_ext.compute.levels_input import LevelsInput
+    from tvm_ext.compute.levels_kernel import levels_kernel
     from tvm_ext.compute.product import Plane
 
     rows, width = x.shape

@@ -2,81 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
 from tvm.ir import Expr
 from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as TB
 from tvm.tirx import PrimFunc
 
+from tvm_ext.compute.level_vectors import LevelVectors, table_constants
+from tvm_ext.compute.levels_input import LevelsInput, fill_border
 from tvm_ext.compute.product import Plane
 from tvm_ext.compute.staircase import Staircase
-from tvm_ext.tensor_intrin.byte_table import (
-    interleave,
-    narrow,
-    read_bytes,
-    read_dwords,
-    round_to_int,
-    table_size,
-)
+from tvm_ext.compute.truncated_levels import TruncatedLevels, piece_of
+from tvm_ext.tensor_intrin.byte_table import interleave, narrow
 from tvm_ext.tensor_intrin.spec import Product
 from tvm_ext.tensor_intrin.transpose import four_by_four
 
 _LANES = 16
 _TILE = 64
 _STARTS = range(0, _TILE, _LANES)
-
-
-@dataclass(frozen=True, eq=False)
-class LevelsInput:
-    """float32 values and where they go: [batch, channels, height, width] at (top, left) of a plane, or the same with
-    channels last; the rows of a matrix are the width of one image of height 1, channels last."""
-
-    batch: int
-    channels: int
-    height: int
-    width: int
-    top: int = 0
-    left: int = 0
-    channels_last: bool = False
-    is_matrix: bool = False
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        if self.is_matrix:
-            return (self.width, self.channels)
-        if self.channels_last:
-            return (self.batch, self.height, self.width, self.channels)
-        return (self.batch, self.channels, self.height, self.width)
-
-
-def table_constants(plan: Staircase) -> dict[str, np.ndarray]:
-    """The constant arguments of `levels_kernel`, in order."""
-    if plan.method == "grid" and not plan.is_affine:
-        assert plan.table is not None
-        table = np.zeros(table_size(len(plan.table)), np.uint8)
-        table[: len(plan.table)] = plan.table.astype(np.int64) & 255
-        return {"table": table.view(np.int8)}
-    if plan.method == "count":
-        return (
-            {"thresholds": plan.thresholds, "rises": np.diff(plan.values).astype(np.int32)}
-            if len(plan.thresholds)
-            else {}
-        )
-    if plan.method == "cells":
-        assert plan.table is not None and plan.above is not None and plan.cuts is not None
-        values = {"cuts": plan.cuts, "below": plan.table.astype(np.int32), "above": plan.above.astype(np.int32)}
-        if len(plan.table) > 32:
-            return values
-        place = np.arange(plan.first, plan.last + 1) % 32  # the permutation looks at the low five bits of an index
-        turned = {}
-        for name, value in values.items():
-            turned[name] = np.zeros(32, value.dtype)
-            turned[name][place] = value
-        return turned
-    return {}
 
 
 def levels_kernel(
@@ -96,119 +39,91 @@ def levels_kernel(
         with TB.sblock("levels"):  # one block: some Relax passes ask what blocks a PrimFunc has
             TB.reads(x[tuple(slice(0, d) for d in source.shape)])
             TB.writes(out[tuple(slice(0, d) for d in plane.shape)])
-            emit = _Emitter(plan, source, plane, dtype, product, x, tables, out)
-            emit.border(pad)
+            emit = _Emitter(LevelVectors(plan, dtype, product, tables), source, plane, x, out)
+            fill_border(source, plane, out, dtype, pad)
             emit.rows() if source.channels_last else emit.image()
     return builder.get()
 
 
 class _Emitter:
-    def __init__(self, plan, source, plane, dtype, product, x, tables, out) -> None:
-        self.plan, self.source, self.plane, self.dtype, self.product = plan, source, plane, dtype, product
-        self.x, self.tables, self.out = x, tables, out
-        self.bytes_table = "table" in tables
-
-    # one vector
-
-    def values(self, xs: list[Expr], lanes: int, saturated: bool = False) -> list[Expr]:
-        """int32 x `lanes` of each x: values (as bytes, unless levels are int16), or indices into the byte table.
-
-        `saturated`: what follows makes 0 of negative ones.
-        """
-        plan = self.plan
-        if plan.method == "count":
-            return self._counted(xs, lanes)
-        # what is added to an index must not see negative ones
-        unclipped = saturated and plan.method == "grid" and (self.bytes_table or int(plan.values[0]) == plan.first)
-        results = []
-        for x in xs:
-            index = self._index(x, lanes, unclipped)
-            if plan.method == "cells":
-                results.append(T.Bind(self._cut(x, index, lanes)))
-                continue
-            assert plan.table is not None
-            offset = -plan.first if self.bytes_table else int(plan.table[0]) - plan.first
-            index = index + _splat(T.int32(offset), lanes) if offset else index
-            results.append(T.Bind(index if self.bytes_table else self._byte(index, lanes)))
-        return results
-
-    def _index(self, x: Expr, lanes: int, unclipped: bool) -> Expr:
-        slope, plan = self.plan.slope, self.plan
-        high = _splat(T.float32(slope.high), lanes)
-        y = x * high
-        if slope.fused:
-            dtype = f"float32x{lanes}" if lanes > 1 else "float32"
-            y = T.call_llvm_pure_intrin(dtype, "llvm.fma", x, high, x * _splat(T.float32(slope.low), lanes))
-        if slope.steps != 1.0:
-            y = T.Bind(y) * _splat(T.float32(slope.steps), lanes)
-        y = T.min(y, _splat(T.float32(plan.last), lanes))
-        if plan.first or not unclipped:
-            y = T.max(y, _splat(T.float32(plan.first), lanes))
-        return round_to_int(y, lanes)
-
-    def _cut(self, x: Expr, index: Expr, lanes: int) -> Expr:
-        """The value on the right side of the threshold of a cell."""
-        cuts, below, above = (self.tables[name] for name in ("cuts", "below", "above"))
-        index = T.Bind(index)
-        assert self.plan.table is not None
-        if len(self.plan.table) <= 32 and lanes == _LANES and self.product.permute_words:
-            cut = read_dwords(self.product, cuts, index, "float32")
-            up, down = (read_dwords(self.product, table, index, "int32") for table in (above, below))
-        else:
-            at = index - _splat(T.int32(self.plan.first), lanes)
-            if len(self.plan.table) <= 32:
-                at = T.bitwise_and(index, _splat(T.int32(31), lanes))
-            at = T.Bind(at)
-            cut, up, down = cuts[at], above[at], below[at]
-        return self._byte(T.Select(x >= cut, up, down), lanes)
-
-    def _counted(self, xs: list[Expr], lanes: int) -> list[Expr]:
-        """The first value plus every rise at a threshold that x has reached."""
-        totals = T.alloc_buffer((len(xs) * lanes,), "int32")
-
-        def at(n: int):
-            return T.ramp(n * lanes, 1, lanes) if lanes > 1 else n
-
-        for n in range(len(xs)):
-            T.buffer_store(totals, _splat(T.int32(int(self.plan.values[0])), lanes), [at(n)])
-        if "rises" in self.tables:
-            with T.serial(len(self.plan.thresholds)) as k:
-                limit = T.Bind(_splat(self.tables["thresholds"][k], lanes))
-                rise = T.Bind(_splat(self.tables["rises"][k], lanes))
-                for n, x in enumerate(xs):
-                    added = T.Select(x >= limit, rise, _splat(T.int32(0), lanes))
-                    T.buffer_store(totals, totals[at(n)] + added, [at(n)])
-        return [T.Bind(self._byte(totals[at(n)], lanes)) for n in range(len(xs))]
-
-    def _byte(self, value: Expr, lanes: int) -> Expr:
-        """A value that may be negative as the byte that stores it."""
-        if self.dtype == "int16" or int(self.plan.values.min()) >= 0:
-            return value
-        return T.bitwise_and(value, _splat(T.int32(255), lanes))
-
-    def finished(self, packed: Expr) -> Expr:
-        """uint8 x 64 of values, from uint8 x 64 of `values`."""
-        if not self.bytes_table:
-            return packed
-        assert self.plan.table is not None
-        return read_bytes(self.product, self.tables["table"], len(self.plan.table), T.Bind(packed))
-
-    def one(self, x: Expr) -> Expr:
-        """A single level, for what fills no vector."""
-        value = self.values([T.Bind(x)], 1)[0]
-        if self.bytes_table:
-            value = T.Cast("int32", self.tables["table"][value])
-        return T.Cast(self.dtype, value)
+    def __init__(self, vectors: LevelVectors, source: LevelsInput, plane: Plane, x, out) -> None:
+        self.vectors, self.source, self.plane, self.x, self.out = vectors, source, plane, x, out
+        self.plan, self.dtype, self.product = vectors.plan, vectors.dtype, vectors.product
+        self.truncated: TruncatedLevels | None = None  # while vectors may be computed that way
 
     # rows: contiguous in and out
 
     def rows(self) -> None:
         source = self.source
+        length = self._run()
+        if self.plan.truncated is not None and length >= _TILE:
+            self._runs(length)
+            return
         with T.parallel(source.batch * source.height) as job:
             b, h = T.Bind(job // source.height), T.Bind(job % source.height)
             with T.serial(source.width) as w:
                 at = [b, h + source.top, w + source.left]
                 self._row([w] if source.is_matrix else [b, h, w], at)
+
+    def _run(self) -> int:
+        """Values that follow each other in the input as in the plane."""
+        source, plane = self.source, self.plane
+        if source.channels != plane.channels:
+            return source.channels
+        if source.width != plane.width:
+            return source.channels * source.width
+        return source.channels * source.width * source.height
+
+    def _runs(self, length: int) -> None:
+        """Pieces of runs; the last one of a run begins early, so that all are whole."""
+        source, piece = self.source, piece_of(length)
+        runs = source.batch * source.height * source.width * source.channels // length
+        pieces = -(-length // piece)
+        with T.parallel(runs * pieces) as job:
+            run, first = T.Bind(job // pieces), T.Bind(T.min(job % pieces * piece, length - piece))
+            origin = T.Bind(self._origin(run * (length // source.channels)) + first)
+            self._piece(run * length + first, origin, piece)
+        if source.channels < self.plane.channels:
+            self._padding_channels()
+
+    def _origin(self, pixel) -> Expr:
+        """Offset in the plane of a pixel of the source, both counted in memory order."""
+        source, plane = self.source, self.plane
+        b, h, w = pixel // (source.height * source.width), pixel // source.width % source.height, pixel % source.width
+        return (((b * plane.height + h + source.top) * plane.width) + w + source.left) * plane.channels
+
+    def _piece(self, start, origin, size: int) -> None:
+        """`size` values from `start` of the input on, to `origin` of the plane on."""
+        first_of = [0] * (len(self.source.shape) - 1)
+
+        def load(t) -> list[Expr]:
+            return [T.Bind(self.x[(*first_of, T.ramp(start + t * _TILE + d, 1, _LANES))]) for d in _STARTS]
+
+        def put(t, vector: Expr) -> None:
+            at = [0, 0, 0, T.ramp(origin + t * _TILE, 1, _TILE)]
+            T.buffer_store(self.out, self.vectors.stored(vector, _TILE), at)
+
+        def exactly() -> None:
+            with T.serial(size // _TILE) as t:
+                packed = narrow(self.product, self.vectors.values(load(t), _LANES, bool(self.product.pack)))
+                put(t, self.vectors.finished(packed))
+
+        quick = self._quick()
+        quick.begin()
+        with T.serial(size // _TILE) as t:
+            put(t, quick.in_order(load(t)))
+        quick.repeat_if_doubtful(exactly)
+
+    def _quick(self) -> TruncatedLevels:
+        assert self.plan.truncated is not None
+        return TruncatedLevels(self.plan.truncated, self.product, self.vectors.tables["upper_table"])
+
+    def _padding_channels(self) -> None:
+        source = self.source
+        with T.serial(source.batch) as b, T.serial(source.height) as h, T.serial(source.width) as w:
+            for c in range(source.channels, self.plane.channels):
+                at = [b, h + source.top, w + source.left, c]
+                T.buffer_store(self.out, T.Cast(self.dtype, T.int32(0)), at)
 
     def _row(self, where: list, at: list) -> None:
         count, wide = self.source.channels, self.dtype != "int16"
@@ -221,27 +136,30 @@ class _Emitter:
         whole = count // _TILE if wide else 0
         if whole:
             with T.serial(whole) as t:
-                packed = narrow(self.product, self.values([load(t * _TILE + d) for d in _STARTS], _LANES, saturates))
-                T.buffer_store(out, self._stored(self.finished(packed), _TILE), [*at, T.ramp(t * _TILE, 1, _TILE)])
+                packed = narrow(
+                    self.product, self.vectors.values([load(t * _TILE + d) for d in _STARTS], _LANES, saturates)
+                )
+                T.buffer_store(
+                    out, self.vectors.stored(self.vectors.finished(packed), _TILE), [*at, T.ramp(t * _TILE, 1, _TILE)]
+                )
         rest = count - whole * _TILE
-        if rest and count >= _LANES and not self.bytes_table:
+        if rest and count >= _LANES and not self.vectors.bytes_table:
             # the last vector begins early, so that all are whole
             with T.serial(-(-rest // _LANES)) as t:
                 first = T.Bind(T.min(whole * _TILE + t * _LANES, count - _LANES))
-                value = self.values([load(first)], _LANES)[0]
+                value = self.vectors.values([load(first)], _LANES)[0]
                 T.buffer_store(out, T.Cast(f"{self.dtype}x{_LANES}", value), [*at, T.ramp(first, 1, _LANES)])
         elif rest and whole:
             first = count - _TILE
-            packed = narrow(self.product, self.values([load(first + d) for d in _STARTS], _LANES, saturates))
-            T.buffer_store(out, self._stored(self.finished(packed), _TILE), [*at, T.ramp(first, 1, _TILE)])
+            packed = narrow(self.product, self.vectors.values([load(first + d) for d in _STARTS], _LANES, saturates))
+            T.buffer_store(
+                out, self.vectors.stored(self.vectors.finished(packed), _TILE), [*at, T.ramp(first, 1, _TILE)]
+            )
         elif rest:
             with T.serial(count) as d:
-                T.buffer_store(out, self.one(x[(*where, d)]), [*at, d])
+                T.buffer_store(out, self.vectors.one(x[(*where, d)]), [*at, d])
         for d in range(count, self.plane.channels):
             T.buffer_store(out, T.Cast(self.dtype, T.int32(0)), [*at, d])
-
-    def _stored(self, value: Expr, lanes: int) -> Expr:
-        return T.reinterpret(f"int8x{lanes}", value) if self.dtype == "int8" else value
 
     # images: channels become innermost
 
@@ -298,6 +216,17 @@ class _Emitter:
                 for n in range(_LANES):
                     self._put(b, places[n] + channel + quad, T.Shuffle([data], list(range(4 * n, 4 * n + 4))), 4)
             return
+        if self.plan.truncated is None:
+            self._transposed(b, first, channel, places)
+            return
+        self.truncated = self._quick()
+        self.truncated.begin()
+        self._transposed(b, first, channel, places)
+        quick, self.truncated = self.truncated, None
+        quick.repeat_if_doubtful(lambda: self._transposed(b, first, channel, places))
+
+    def _transposed(self, b, first, channel, places: list[Expr]) -> None:
+        """16 channels of 16 positions."""
         quads = T.alloc_buffer((64,), "int32")
         with T.serial(4) as quad:
             T.buffer_store(quads, self._quad(b, first, channel + 4 * quad, 4), [T.ramp(quad * 16, 1, 16)])
@@ -312,7 +241,9 @@ class _Emitter:
     def _quad(self, b, first, channel, count: int) -> Expr:
         """int32 x 16: the levels of up to 4 channels at each of 16 positions, as bytes of its dword."""
         xs = [T.Bind(self.x[b, channel + i, 0, T.ramp(first, 1, _LANES)]) for i in range(count)]
-        return T.reinterpret("int32x16", self.finished(interleave(self.values(xs, _LANES))))
+        if self.truncated is not None:
+            return T.reinterpret("int32x16", self.truncated.interleaved(xs))
+        return T.reinterpret("int32x16", self.vectors.finished(interleave(self.vectors.values(xs, _LANES))))
 
     def _put(self, b, place, value: Expr, lanes: int) -> None:
         T.buffer_store(self.out, value, [b, 0, 0, T.ramp(place, 1, lanes)])
@@ -323,51 +254,6 @@ class _Emitter:
             b, h = T.Bind(job // source.height), T.Bind(job % source.height)
             with T.serial(source.width) as w, T.serial(source.channels) as c:
                 at = [b, h + source.top, w + source.left, c]
-                T.buffer_store(self.out, self.one(self.x[b, c, h, w]), at)
+                T.buffer_store(self.out, self.vectors.one(self.x[b, c, h, w]), at)
         if self.plane.channels > source.channels:
-            with T.serial(source.batch) as b, T.serial(source.height) as h, T.serial(source.width) as w:
-                for c in range(source.channels, self.plane.channels):
-                    at = [b, h + source.top, w + source.left, c]
-                    T.buffer_store(self.out, T.Cast(self.dtype, T.int32(0)), at)
-
-    # border
-
-    def border(self, pad: int) -> None:
-        """All of the plane around the source: above and below it whole rows, beside it runs."""
-        source, plane = self.source, self.plane
-        row = plane.width * plane.channels
-        right = plane.width - source.left - source.width
-        below = plane.height - source.top - source.height
-        spans = [(0, source.top * row), ((source.top + source.height) * row, below * row)]
-        beside = [
-            (0, source.left * plane.channels),
-            ((source.left + source.width) * plane.channels, right * plane.channels),
-        ]
-        if not any(size for _, size in spans + beside):
-            return
-        with T.serial(source.batch) as b:
-            for first, size in spans:
-                self._fill(b, first, size, pad)
-            if any(size for _, size in beside):
-                with T.serial(source.height) as h:
-                    for first, size in beside:
-                        self._fill(b, (h + source.top) * row + first, size, pad)
-
-    def _fill(self, b, first, size: int, pad: int) -> None:
-        if not size:
-            return
-        channels, padded = self.source.channels, self.plane.channels
-        if pad and channels < padded:
-            with T.serial(size // padded) as s, T.serial(padded) as c:
-                value = T.Select(c < channels, T.int32(pad), T.int32(0))
-                T.buffer_store(self.out, T.Cast(self.dtype, value), [b, 0, 0, first + s * padded + c])
-            return
-        lanes = next(n for n in (64, 16, 4, 1) if size % n == 0)
-        with T.serial(size // lanes) as s:
-            value = _splat(T.Cast(self.dtype, T.int32(pad)), lanes)
-            at = first + s * lanes
-            T.buffer_store(self.out, value, [b, 0, 0, T.ramp(at, 1, lanes) if lanes > 1 else at])
-
-
-def _splat(value: Expr, lanes: int) -> Expr:
-    return value if lanes == 1 else T.broadcast(value, lanes)
+            self._padding_channels()

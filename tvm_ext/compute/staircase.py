@@ -4,16 +4,18 @@ A staircase is monotone, and so is ``index(x) = clip(round_half_even(x * slope))
 does. So where every threshold t satisfies ``index(before t) < index(t)``, an index belongs to one code, and a table of
 values decides x exactly ("grid"). Where two thresholds never share an index, one comparison with the threshold of that
 index decides it ("cells"). Else thresholds are counted ("count"). The first two are proved here, threshold by
-threshold, in the arithmetic that the kernel uses.
+threshold, in the arithmetic that the kernel uses. Where a truncated grid is quicker, it comes first (`truncated_grid`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
+
+from tvm_ext.compute.truncated_grid import ENTRIES, TruncatedGrid, truncated_grid
 
 _HALF = Fraction(1, 2)
 _MAX_INDEX = 255
@@ -42,6 +44,11 @@ class Slope:
     def operations(self) -> int:
         return 1 + (self.low != 0.0) + (self.steps != 1.0)
 
+    @property
+    def real(self) -> Fraction:
+        """What x is multiplied with, but for roundings."""
+        return (Fraction(self.high) + Fraction(self.low)) * Fraction(self.steps)
+
     def position(self, x: np.float32) -> np.float32:
         """What is rounded to the index, in exactly this arithmetic."""
         with np.errstate(over="ignore", invalid="ignore"):
@@ -69,6 +76,7 @@ class Staircase:
     table : int [last - first + 1]; grid: the value of an index. cells: its value below `cuts`.
     above : cells: its value from `cuts` on.
     cuts : cells: float32, the threshold of an index, +inf where it has none.
+    truncated : grid: a quicker way to most values, where there is one and it pays.
     """
 
     method: str
@@ -80,6 +88,7 @@ class Staircase:
     table: np.ndarray | None = None
     above: np.ndarray | None = None
     cuts: np.ndarray | None = None
+    truncated: TruncatedGrid | None = None
 
     @property
     def is_affine(self) -> bool:
@@ -89,7 +98,7 @@ class Staircase:
 
 def plan_staircase(
     thresholds: np.ndarray, values: np.ndarray, *, fused: bool = True, tables: int = 256, cells: int = _CELLS,
-    scale: float | None = None,
+    scale: float | None = None, truncates: bool = False,
 ) -> Staircase:  # fmt: skip
     """The cheapest plan for thresholds float32 [T] (non-decreasing, +inf allowed) and integer values [T + 1].
 
@@ -97,22 +106,21 @@ def plan_staircase(
     tables : entries of the largest byte table it reads; values that are indices plus a constant need none.
     cells : entries of the largest float32 table it reads quickly; with 0, only long staircases use cells.
     scale : the largest float level, of which LLT divides its input by before it multiplies with a number of steps.
+    truncates : the target reads upper halves of float32 sums quickly.
     """
     thresholds, values = clean(thresholds, values)
     count = len(thresholds)
     counting = Staircase("count", thresholds, values)
     if count < 2:
         return counting
-    grid = _grid(thresholds, values, fused, tables, scale)
-    if grid is not None:
-        return grid
-    limit = cells if count > _COUNTED else 0
-    if not limit and count > 31:
-        limit = _GATHER_CELLS
-    found = _cells(thresholds, values, limit)
-    if found is None and count > 31:
-        found = _cells(thresholds, values, _GATHER_CELLS)
-    return found or counting
+    plan = _grid(thresholds, values, fused, tables, scale) or _cells_or_none(thresholds, values, cells) or counting
+    return _truncated(plan) if truncates else plan
+
+
+def _cells_or_none(thresholds: np.ndarray, values: np.ndarray, cells: int) -> Staircase | None:
+    count = len(thresholds)
+    found = _cells(thresholds, values, cells) if count > _COUNTED else None
+    return found or (_cells(thresholds, values, _GATHER_CELLS) if count > 31 else None)
 
 
 def clean(thresholds: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -212,6 +220,22 @@ def _checked_grid(thresholds: np.ndarray, values: np.ndarray, slope: Slope, tabl
         "grid", thresholds, values, slope, first, last, values[np.searchsorted(above, index, side="right")]
     )
     return plan if len(index) <= (_MAX_INDEX + 1 if plan.is_affine else tables) else None
+
+
+def _truncated(plan: Staircase) -> Staircase:
+    """With a truncated grid, where that is cheaper than the plan alone."""
+    t = plan.thresholds
+    if plan.method == "grid":
+        size = len(plan.table) if plan.table is not None else 0
+        if plan.is_affine or size <= ENTRIES // 2 or (size <= ENTRIES and plan.slope.operations < 2):
+            return plan
+        slope, above = plan.slope.real, [plan.slope.index(x, -(1 << 20), 1 << 20) for x in t]
+    else:
+        fitted = _fit(t, _MAX_INDEX) if len(t) > _COUNTED and np.isfinite(t).all() and t.any() else None
+        if fitted is None:
+            return plan
+        slope, above = Fraction(fitted), [int(np.floor(float(x) * fitted)) + 1 for x in t]
+    return replace(plan, truncated=truncated_grid(t, plan.values, above, slope))
 
 
 # cells

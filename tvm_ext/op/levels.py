@@ -7,7 +7,9 @@ import tvm
 from tvm import relax, te
 
 from tvm_ext.compute.kernel import call_kernel, emit_kernel
-from tvm_ext.compute.levels_kernel import LevelsInput, levels_kernel, table_constants
+from tvm_ext.compute.level_vectors import table_constants
+from tvm_ext.compute.levels_input import LevelsInput
+from tvm_ext.compute.levels_kernel import levels_kernel
 from tvm_ext.compute.product import Plane
 from tvm_ext.compute.staircase import plan_staircase
 from tvm_ext.op._register import attributes, check, dtype_of, int_tuple, register, static_shape
@@ -85,7 +87,7 @@ def _packed(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     plan = plan_staircase(
         thresholds.value.numpy(), values.value.numpy().astype(np.int64) - zero_point, fused=product.fused,
         tables=product.table_entries if dtype != "int16" else 0, cells=32 if product.permute_words else 0,
-        scale=float(attrs["scale"]) or None,
+        scale=float(attrs["scale"]) or None, truncates=product.truncates and dtype != "int16",
     )  # fmt: skip
     source = LevelsInput(b, c, h, w, *int_tuple(attrs["origin"]), channels_last=last, is_matrix=matrix)
     kernel = levels_kernel(plan, source, Plane(*int_tuple(attrs["plane"])), dtype, -zero_point, product)

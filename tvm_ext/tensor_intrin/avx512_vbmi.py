@@ -28,6 +28,7 @@ ISA = Isa(
         permute=("llvm.x86.avx512.permvar.qi.512", "llvm.x86.avx512.vpermi2var.qi.512"),
         permute_words="llvm.x86.avx512.vpermi2var.d.512",
         pack=("llvm.x86.avx512.packusdw.512", "llvm.x86.avx512.packuswb.512"),
+        pack_signed="llvm.x86.avx512.packsswb.512", fma_towards_zero="llvm.x86.avx512.vfmadd.ps.512",
     ),
     window=_WINDOW,
     float_window=FLOAT_WINDOW,

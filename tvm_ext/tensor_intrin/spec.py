@@ -187,6 +187,8 @@ class Product:
     permute : LLVM names of the byte permutations of a table of 64 and of 128 entries, or ().
     permute_words : LLVM name of the permutation of two registers of dwords, or "".
     pack : LLVM names that narrow dwords to words and words to bytes with unsigned saturation, or ().
+    pack_signed : LLVM name that narrows words to bytes with signed saturation, or "".
+    fma_towards_zero : LLVM name of a float32 multiply-add that takes its rounding as an operand, or "".
     fused : it multiplies and adds float32 with one rounding.
     level_dtype : how 8-bit levels of activations are stored: what `dot` and `madd` multiply with int8 weights.
     """
@@ -201,6 +203,8 @@ class Product:
     permute: tuple[str, ...] = ()
     permute_words: str = ""
     pack: tuple[str, ...] = ()
+    pack_signed: str = ""
+    fma_towards_zero: str = ""
     fused: bool = True
     level_dtype: str = "uint8"
 
@@ -213,6 +217,11 @@ class Product:
     def table_entries(self) -> int:
         """Entries of the largest byte table that is read quickly."""
         return 256 if self.permute else 16 if self.shuffle else 0
+
+    @property
+    def truncates(self) -> bool:
+        """Whether upper halves of sums make quick indices (see `upper_halves`)."""
+        return bool(self.permute and self.pack_signed and self.fma_towards_zero)
 
 
 PLAIN_PRODUCT = Product(bytes=16, tiles=2, fused=False, level_dtype="int8")
