@@ -231,7 +231,7 @@ def _truncated(plan: Staircase) -> Staircase:
             return plan
         slope, above = plan.slope.real, [plan.slope.index(x, -(1 << 20), 1 << 20) for x in t]
     else:
-        fitted = _fit(t, _MAX_INDEX) if len(t) > _COUNTED and np.isfinite(t).all() and t.any() else None
+        fitted = _fit(t, _MAX_INDEX) if len(t) > 2 and np.isfinite(t).all() and t.any() else None
         if fitted is None:
             return plan
         slope, above = Fraction(fitted), [int(np.floor(float(x) * fitted)) + 1 for x in t]
