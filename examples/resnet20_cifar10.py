@@ -95,7 +95,8 @@ def main() -> None:
     parser.add_argument("--temperature", choices=("learned", "fixed", "annealed"), default="learned")
     parser.add_argument("--calibration-images", type=int, default=512)
     parser.add_argument("--test-images", type=int, help="measure accuracy on so many; default: all")
-    parser.add_argument("--start", choices=("reconstruct", "kmeans"), default="reconstruct")
+    parser.add_argument("--start", choices=("reconstruct", "fitted", "kmeans"), default="reconstruct",
+                        help="free tables, or weights, fitted layer by layer; or neither")  # fmt: skip
     parser.add_argument("--trained", type=Path, help="trained.pt of an earlier run to start from instead")
     parser.add_argument("--encoder", choices=("l2", "tree"), default="l2")
     parser.add_argument("--encode-dtype", choices=("int8", "int6", "float32"), default="int8")
@@ -184,7 +185,8 @@ def prepare(
     if options.start == "kmeans":
         quantize_(model, config, calibration=calibration, seed=options.seed, **CHOSEN)
     else:
-        rows = reconstruct_(model, config, calibration=calibration, seed=options.seed, **CHOSEN)
+        free = options.start == "reconstruct"
+        rows = reconstruct_(model, config, calibration=calibration, seed=options.seed, free=free, **CHOSEN)
         for row in rows:
             console.print(f"  {row.name:<24} error {row.tied_error:.3f} -> {row.fitted_error:.3f}")
     broadcast_layers_(model)
