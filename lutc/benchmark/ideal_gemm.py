@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lutc.benchmark.operators import Operator
-from lutc.cost_model.block_counts import Call
+from lutc.runtime.kernel_program import Call
 from lutc.targets import Target
 
 TILE = 8

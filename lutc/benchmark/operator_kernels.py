@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lutc.benchmark.call_steps import call_steps
 from lutc.benchmark.operator_layer import OperatorLayer
 from lutc.cost_model.bound import TABLE_ENTRIES
 from lutc.importers.lut_layer import ARGUMENTS
@@ -47,7 +48,7 @@ class OperatorKernels:
         self.isa = best_isa(TVMTarget(dict(llvm))).name
         self.table_traffic = self._traffic(layer)
         self._library = built.executable.mod.imports[0]
-        self.steps, self._result = call_steps(scheduled, layer.x)
+        self.steps, (self._result,) = call_steps(scheduled, [layer.x])
         self._shape = layer.operator.output_shape
 
     @property
@@ -113,41 +114,3 @@ def _module(layer: OperatorLayer) -> Any:
             y = builder.emit_output(relax.op.nn.relu(y))
         builder.emit_func_output(y)
     return builder.get()
-
-
-def call_steps(scheduled: Any, x: np.ndarray) -> tuple[list[tuple[str, list[Any]]], Any]:
-    """(symbol and arguments of each kernel call of "main", the tensor that holds its result).
-
-    Every value gets a buffer of its own, 64-byte aligned; a change of shape is the same buffer.
-    """
-    import tvm
-    from tvm import relax
-
-    main = scheduled["main"]
-    buffers: dict[Any, Any] = {main.params[0]: tvm.runtime.tensor(x)}
-    steps: list[tuple[str, list[Any]]] = []
-
-    def value(expr: Any) -> Any:
-        return buffers[expr] if isinstance(expr, relax.Var) else expr.value
-
-    last = None
-    for binding in (binding for block in main.body.blocks for binding in block.bindings):
-        call, ty = binding.value, binding.var.ty
-        last, shape = binding.var, [int(d) for d in ty.shape]
-        if isinstance(call, relax.Var):
-            buffers[last] = buffers[call]
-        elif _is_reshape(scheduled, call):
-            source = call.args[1].fields[0] if call.op.name == "relax.call_tir" else call.args[0]
-            buffers[last] = value(source)._create_view(tuple(shape))
-        else:
-            buffers[last] = tvm.runtime.empty(shape, str(ty.dtype))
-            steps.append((call.args[0].name_hint, [*map(value, call.args[1].fields), buffers[last]]))
-    return steps, buffers[last]
-
-
-def _is_reshape(scheduled: Any, call: Any) -> bool:
-    from tvm import relax
-
-    if call.op.name != "relax.call_tir":
-        return call.op.name == "relax.reshape"
-    return relax.analysis.has_reshape_pattern(scheduled[call.args[0]])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lutc.benchmark.operator_kernels import call_steps
+from lutc.benchmark.call_steps import call_steps
 from lutc.benchmark.operator_layer import input_rows
 from lutc.benchmark.operators import Operator, operator_suite
 from lutc.errors import VerifyError
@@ -89,7 +89,7 @@ class QuantizedKernels:
         built = pipeline.codegen(scheduled, llvm)
         self.row: dict[str, Any] = built.layers[0]
         library = built.executable.mod.imports[0]
-        steps, self._result = call_steps(scheduled, layer.x)
+        steps, (self._result,) = call_steps(scheduled, [layer.x])
         self._calls = [(name, library[name], arguments) for name, arguments in steps]
         self._shape = layer.operator.output_shape
 

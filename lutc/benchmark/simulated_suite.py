@@ -14,11 +14,12 @@ from lutc.benchmark.operator_layer import make_layer
 from lutc.benchmark.operators import Operator
 from lutc.benchmark.simulated_report import CAVEAT, SimulatedReport, SimulatedRow
 from lutc.cost_model.arm_cores import Core, core_of
-from lutc.cost_model.block_counts import Call, Executed, execute
+from lutc.cost_model.block_counts import Executed, execute
 from lutc.cost_model.llvm_tools import llvm_version
 from lutc.cost_model.simulate import KernelCost, check_tools, price
 from lutc.errors import VerifyError
 from lutc.runtime.emulator import cpu_for
+from lutc.runtime.kernel_program import Call
 from lutc.targets import Target, parse_target
 
 

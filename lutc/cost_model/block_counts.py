@@ -1,7 +1,8 @@
 """How often each instruction of compiled kernels runs, counted by qemu.
 
-The kernels are linked into a small program (``harness/``) that calls them on given tensors. qemu's user-mode emulation
-logs every block it enters; a plugin would be faster but needs another build of qemu and a compiler for this host.
+The kernels are linked into a small program (`lutc.runtime.kernel_program`) that calls them on given tensors. qemu's
+user-mode emulation logs every block it enters; a plugin would be faster but needs another build of qemu and a compiler
+for this host.
 """
 
 from __future__ import annotations
@@ -20,19 +21,11 @@ import numpy as np
 from lutc.cost_model.machine_code import Block, Listing, blocks, disassemble
 from lutc.errors import TargetError, VerifyError
 from lutc.runtime import aarch64, emulator
-from lutc.runtime.tensor_file import read_tensors, write_tensors
+from lutc.runtime.kernel_program import HARNESS, Call, KernelProgram
 
-_HARNESS = Path(__file__).with_name("harness")
+_MEMORY = Path(__file__).with_name("memory.c")
 _MARKER = "lutc_call_marker"
 _CHUNK = 1 << 20
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """A kernel of an object file by its symbol, and its arguments; arrays of the same memory are the same tensor."""
-
-    symbol: str
-    arguments: tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,67 +57,29 @@ def execute(
     emulate = emulator.command(cpu)
     with tempfile.TemporaryDirectory(prefix="lutc-simulate-") as scratch:
         folder = Path(scratch)
-        tensors = _tensors(calls)
-        program = _link(objects, calls, tensors, folder)
-        listing = disassemble(program)
-        write_tensors(folder / "request", tensors.values())
-        command = [*emulate, *_log_options(listing), str(program), str(folder / "request"), str(folder / "response")]
+        program = KernelProgram(objects, calls, folder, _compiler(), [_MEMORY])
+        listing = disassemble(program.path)
+        command = [*emulate, *_log_options(listing), *program.arguments]
         sections = _counted(command, listing.address(_MARKER), timeout)
         if len(sections) != len(calls):
             raise _error(f"the log tells of {len(sections)} calls and not of {len(calls)}")
-        results = read_tensors(folder / "response")
+        results = program.results()
     return [
         Executed(call.symbol, blocks(listing, counts), result, _library_calls(listing, counts))
         for call, counts, result in zip(calls, sections, results, strict=True)
     ]
 
 
-def _tensors(calls: Sequence[Call]) -> dict[tuple, np.ndarray]:
-    """Every argument once: (address, shape, dtype) -> array."""
-    return {_key(array): array for call in calls for array in call.arguments}
-
-
-def _key(array: np.ndarray) -> tuple:
-    return array.ctypes.data, array.shape, str(array.dtype)
-
-
-def _link(objects: Sequence[Path], calls: Sequence[Call], tensors: dict[tuple, np.ndarray], folder: Path) -> Path:
-    """The harness with the kernels, at fixed addresses."""
+def _compiler() -> list[str]:
+    """It makes one program at fixed addresses, whose memset does not call itself."""
     compiler = aarch64.find_compiler()
     if compiler is None:
         raise TargetError(
-            "cannot build the program that is simulated", where=str(_HARNESS),
+            "cannot build the program that is simulated", where=str(HARNESS),
             reason="no C compiler for AArch64: neither ziglang nor aarch64-linux-gnu-gcc is installed",
             fix=aarch64.COMPILER_FIX,
         )  # fmt: skip
-    (folder / "calls.c").write_text(_calls_source(calls, list(tensors)), encoding="utf-8")
-    program = folder / "program"
-    sources = [*sorted(_HARNESS.glob("*.c")), folder / "calls.c", *objects]
-    command = [*compiler, "-std=gnu11", "-O1", "-fno-builtin", "-g0", "-no-pie"]  # memset is not to call itself
-    command += [f"-I{aarch64.ffi_headers()}", f"-I{_HARNESS}", *map(str, sources), "-lm", "-o", str(program)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = "\n".join(done.stderr.strip().splitlines()[-8:]) or f"exit status {done.returncode}"
-        raise TargetError(
-            "cannot build the program that is simulated", where=" ".join(compiler), reason=reason,
-            fix=aarch64.COMPILER_FIX,
-        )  # fmt: skip
-    return program
-
-
-def _calls_source(calls: Sequence[Call], keys: list[tuple]) -> str:
-    first = {key[0]: index for index, key in reversed(list(enumerate(keys)))}  # address -> tensor that owns the memory
-    lines = ['#include "calls.h"']
-    for symbol in dict.fromkeys(call.symbol for call in calls):
-        lines.append(f"extern int __tvm_ffi_{symbol}(void*, const TVMFFIAny*, int32_t, TVMFFIAny*);")
-    for number, call in enumerate(calls):
-        indices = ", ".join(str(keys.index(_key(array))) for array in call.arguments)
-        lines.append(f"static const int kArgs{number}[] = {{{indices}}};")
-    rows = (f"{{__tvm_ffi_{c.symbol}, {len(c.arguments)}, kArgs{i}}}" for i, c in enumerate(calls))
-    lines.append(f"const Call kCalls[] = {{{', '.join(rows)}}};")
-    lines.append(f"const int kNumCalls = {len(calls)};")
-    lines.append(f"const int kOwners[] = {{{', '.join(str(first[key[0]]) for key in keys)}}};")
-    return "\n".join(lines) + "\n"
+    return [*compiler, "-O1", "-fno-builtin", "-no-pie"]
 
 
 def _log_options(listing: Listing) -> list[str]:

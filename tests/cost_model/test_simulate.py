@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from lutc.cost_model.arm_cores import core_of
-from lutc.cost_model.block_counts import Call, Executed, execute
+from lutc.cost_model.block_counts import Executed, execute
 from lutc.cost_model.machine_code import Block
 from lutc.cost_model.simulate import price
 from lutc.errors import VerifyError
+from lutc.runtime.kernel_program import Call
 from lutc.targets import parse_target
 from tests.cost_model.simulation import need_simulation
 

@@ -1,16 +1,20 @@
-/* Calls compiled kernels one after the other on tensors from a file, with no TVM runtime: what the counting run of the
- * cost model executes under qemu.
+/* Calls compiled kernels one after the other on tensors from a file, with no TVM runtime, on any machine with a C library:
+ * what the counting run of the cost model executes under qemu, and what a kernel for WebAssembly is timed with.
  *
- *   harness REQUEST RESPONSE
+ *   harness REQUEST RESPONSE [SAMPLES NUMBER]
  *
  * The generated calls.c tells which kernels, and which tensors each takes. REQUEST holds all tensors, RESPONSE gets the
  * last argument of each call. Both are "LUTCTNS1" files, described in lutc/runtime/runner/main.c.
+ *
+ * With SAMPLES and NUMBER, the calls are timed afterwards: SAMPLES lines of nanoseconds, one value a call, each the mean
+ * of NUMBER calls. Calls take turns within a line, so that they see the same machine.
  *
  * lutc_call_marker is entered before and after each call, so that a log of executed blocks can be cut into calls.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <tvm/ffi/c_api.h>
 
 #include "calls.h"
@@ -42,12 +46,18 @@ void TVMFFIErrorSetRaisedFromCStrParts(const char* kind, const char** parts, int
   exit(1);
 }
 
+/* objects for WebAssembly tell their functions when they are loaded; calls.c knows them */
+int TVMFFIEnvModRegisterSystemLibSymbol(const char* name, void* symbol) {
+  (void)name, (void)symbol;
+  return 0;
+}
+
 typedef struct {
   void* sync_handle;
   int32_t num_task;
 } ParallelEnv;
 
-static int parallel_launch(int (*task)(int, ParallelEnv*, void*), void* data, int count) {
+int TVMBackendParallelLaunch(int (*task)(int, ParallelEnv*, void*), void* data, int count) {
   ParallelEnv env = {NULL, 1};
   (void)count;
   return task(0, &env, data);
@@ -57,23 +67,23 @@ static int parallel_launch(int (*task)(int, ParallelEnv*, void*), void* data, in
 static char* workspace;
 static uint64_t workspace_used;
 
-static void* allocate(int device_type, int device_id, uint64_t bytes, int code, int bits) {
+void* TVMBackendAllocWorkspace(int device_type, int device_id, uint64_t bytes, int code, int bits) {
   (void)device_type, (void)device_id, (void)code, (void)bits;
   uint64_t start = workspace_used;
   workspace_used += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
   return workspace_used <= WORKSPACE ? workspace + start : NULL;
 }
 
-static int release(int device_type, int device_id, void* data) {
+int TVMBackendFreeWorkspace(int device_type, int device_id, void* data) {
   (void)device_type, (void)device_id;
   workspace_used = (uint64_t)((char*)data - workspace);
   return 0;
 }
 
-/* the objects hold weak pointers of these names, which a runtime fills */
-void* __TVMBackendParallelLaunch = (void*)parallel_launch;
-void* __TVMBackendAllocWorkspace = (void*)allocate;
-void* __TVMBackendFreeWorkspace = (void*)release;
+/* most objects hold weak pointers of these names, which a runtime fills; those for WebAssembly call the functions */
+void* __TVMBackendParallelLaunch = (void*)TVMBackendParallelLaunch;
+void* __TVMBackendAllocWorkspace = (void*)TVMBackendAllocWorkspace;
+void* __TVMBackendFreeWorkspace = (void*)TVMBackendFreeWorkspace;
 
 /* ---- tensors ---------------------------------------------------------------------------------------------------- */
 
@@ -137,8 +147,9 @@ static void write_response(const char* path, const DLTensor* tensors) {
 
 __attribute__((noinline)) void lutc_call_marker(void) { __asm__ volatile("" ::: "memory"); }
 
-static void call(const Call* c, DLTensor* tensors) {
+static void call(const Call* c, DLTensor* tensors, int times) {
   TVMFFIAny args[MAX_ARGS], result;
+  int rc = 0;
   memset(args, 0, sizeof(args));
   memset(&result, 0, sizeof(result));
   if (c->num_args > MAX_ARGS) die("too many arguments");
@@ -147,17 +158,35 @@ static void call(const Call* c, DLTensor* tensors) {
     args[i].v_ptr = &tensors[c->args[i]];
   }
   lutc_call_marker();
-  int rc = c->kernel(NULL, args, c->num_args, &result);
+  for (int i = 0; i < times; ++i) rc |= c->kernel(NULL, args, c->num_args, &result);
   lutc_call_marker();
   if (rc != 0) die("a kernel failed");
 }
 
+static double nanoseconds(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return 1e9 * (double)now.tv_sec + (double)now.tv_nsec;
+}
+
+static void time_calls(DLTensor* tensors, int samples, int number) {
+  for (int sample = 0; sample < samples; ++sample) {
+    for (int i = 0; i < kNumCalls; ++i) {
+      double start = nanoseconds();
+      call(&kCalls[i], tensors, number);
+      printf("%.1f ", (nanoseconds() - start) / number);
+    }
+    printf("\n");
+  }
+}
+
 int main(int argc, char** argv) {
-  if (argc != 3) die("usage: harness REQUEST RESPONSE");
+  if (argc != 3 && argc != 5) die("usage: harness REQUEST RESPONSE [SAMPLES NUMBER]");
   DLTensor* tensors = read_request(argv[1]);
   workspace = aligned_alloc(ALIGNMENT, WORKSPACE);
   if (workspace == NULL) die("out of memory");
-  for (int i = 0; i < kNumCalls; ++i) call(&kCalls[i], tensors);
+  for (int i = 0; i < kNumCalls; ++i) call(&kCalls[i], tensors, 1);
   write_response(argv[2], tensors);
+  if (argc == 5) time_calls(tensors, atoi(argv[3]), atoi(argv[4]));
   return 0;
 }
