@@ -16,7 +16,7 @@ from lutc.errors import LoweringError
 from lutc.importers.names import did_you_mean
 from lutc.linker import Linker, find_linker
 from lutc.program import AUTO, Program, build_shapes
-from lutc.targets import Target, parse_target
+from lutc.targets import Target, check_models, parse_target
 from lutc.trace import Progress, Trace, instruments, log_progress, pass_times
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def compile(
     InputError : the calibration inputs are missing, cannot be read, or do not fit the model.
     """
     goal = target if isinstance(target, Target) else parse_target(target)
+    check_models(goal)
     _check_options(emit, database)
     if output is not None:
         check_output(output, overwrite=overwrite)

@@ -60,8 +60,13 @@ FLAGS: dict[str, dict[str, str]] = {
         "sve": "sve",
         "sve2": "sve2",
     },
+    "armv7": {"neon": "neon", "vfp4": "vfpv4", "hwdiv": "idivt", "hwdiv-arm": "idiva"},
+    "wasm32": {"simd128": "simd128"},
 }
-"""Per architecture: LLVM's feature name -> the name in the "flags" or "Features" line of /proc/cpuinfo."""
+"""Per architecture: LLVM's feature name -> the name in the "flags" or "Features" line of /proc/cpuinfo.
+
+WebAssembly has no such line, only LLVM's names.
+"""
 
 _AVX512_NEEDS_BW = ("avx512vbmi", "avx512vbmi2", "avx512bitalg", "avx512bf16")
 IMPLIES: dict[str, tuple[str, ...]] = {
@@ -137,6 +142,11 @@ FEATURES: dict[str, dict[str, tuple[str, ...]]] = {
         "apple-m1": _M1,
         "apple-m2": (*_M1, "i8mm", "bf16"),
     },
+    "armv7": {
+        **dict.fromkeys(("cortex-a8", "cortex-a9"), ("neon",)),
+        **dict.fromkeys(("cortex-a7", "cortex-a15", "cortex-a17"), ("neon", "vfp4", "hwdiv", "hwdiv-arm")),
+    },
+    "wasm32": {"generic": ()},
 }
 """Per architecture: LLVM's CPU name -> the features of FLAGS that LLVM switches on for it."""
 

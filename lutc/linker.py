@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +23,8 @@ from lutc.targets import host_arch
 
 _GLIBC = "2.17"  # zig links against this version's symbols: the oldest C library of any supported system
 _FLAGS = ("-shared", "-nostdlib", "-s", "-Wl,--build-id=none")
+_LIBRARIES = {"armv7": ("-Wl,--gc-sections", "-lgcc")}
+"""By architecture: what its code calls for lack of instructions (division on 32-bit Arm), from the compiler itself."""
 _INSTALL = 'pip install "lutc[cross]"   (zig links for every target; or install a cross compiler)'
 ZIG = "zig"
 
@@ -44,10 +46,12 @@ class Linker:
     ----------
     name : for people and the manifest, e.g. "gcc" or "zig cc".
     command : the words before the options.
+    libraries : options behind the objects.
     """
 
     name: str
     command: tuple[str, ...]
+    libraries: tuple[str, ...] = ()
 
     def link(self, output: str | Path, objects: Sequence[str | Path], options: Sequence[str] = ()) -> None:
         """Link the objects into the shared library `output`. Raises LinkError with the linker's own words."""
@@ -56,7 +60,7 @@ class Linker:
             names = [f"{index}{Path(path).suffix}" for index, path in enumerate(objects)]
             for name, path in zip(names, objects, strict=True):
                 shutil.copyfile(path, Path(scratch) / name)
-            command = [*self.command, *_FLAGS, "-o", "model.so", *names, *options]
+            command = [*self.command, *_FLAGS, "-o", "model.so", *names, *options, *self.libraries]
             self._run(command, scratch, output)
             Path(output).unlink(missing_ok=True)  # a process may have it mapped: never write into the old file
             shutil.copyfile(Path(scratch) / "model.so", output)
@@ -111,7 +115,7 @@ def find_linker(target: _HasTriple, prefer: str | None = None) -> Linker:
     for name in _candidates(target) if prefer is None else (prefer,):
         linker, why_not = _zig(target) if name == ZIG else _system(name)
         if linker is not None:
-            return linker
+            return replace(linker, libraries=_LIBRARIES.get(target.arch, ()))
         tried.append(f"{name}: {why_not}")
     raise LinkError(
         f"no linker for {target.name}",
@@ -133,7 +137,7 @@ def _system(name: str) -> tuple[Linker | None, str]:
 
 
 def _zig(target: _HasTriple) -> tuple[Linker | None, str]:
-    triple = f"{target.triple}.{_GLIBC}"
+    triple = f"{target.triple}.{_GLIBC}" if "-gnu" in target.triple else target.triple
     if importlib.util.find_spec("ziglang"):
         return Linker("zig cc", (sys.executable, "-m", "ziglang", "cc", "-target", triple)), ""
     path = shutil.which("zig")

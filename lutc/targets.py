@@ -16,8 +16,19 @@ from typing import Protocol
 from lutc.cpu_features import FEATURES, FLAGS, closure, required_flags, without
 from lutc.errors import TargetError
 
-_TRIPLES = {"x86_64": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu"}
-_MACHINES = {"x86_64": "x86_64", "AMD64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
+_TRIPLES = {
+    "x86_64": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu", "armv7": "arm-linux-gnueabihf",
+    "wasm32": "wasm32-wasi",
+}  # fmt: skip
+_LLVM_TRIPLES = {"arm-linux-gnueabihf": "arm-unknown-linux-gnueabihf", "wasm32-wasi": "wasm32-unknown-wasi"}
+"""LLVM takes the second word for a vendor, and where the system decides what code calls, it must not be "unknown"."""
+_MACHINES = {
+    "x86_64": "x86_64", "AMD64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64",
+    "armv7l": "armv7", "armv8l": "armv7",
+}  # fmt: skip
+WITH_RUNTIME = ("x86_64", "aarch64")
+"""Architectures that TVM's Python packages have a runtime for: those whose artifacts lutc runs."""
+OTHER_TARGETS = "docs/other-targets.md"
 _GRAMMAR = "NAME[,cpu=CPU][,+FEATURE][,-FEATURE]"
 
 
@@ -28,13 +39,14 @@ class Target:
     Parameters
     ----------
     name : as the user writes it, e.g. "arm64-dotprod" or "arm64,cpu=cortex-a53".
-    arch : "x86_64" or "aarch64".
+    arch : "x86_64", "aarch64", "armv7" or "wasm32".
     triple : LLVM target triple.
     cpu : LLVM's CPU name (`-mcpu`): instruction set and scheduling model.
     attrs : LLVM attributes (`-mattr`), each with its "+" or "-".
     requires : flags of /proc/cpuinfo that a machine must have to run the code.
     description : one line for people.
     core : the AArch64 CPU it is for, which decides between kernels; `cpu` may be another of the same instruction set.
+    models : whole models can be compiled for it; else single kernels only.
     """
 
     name: str
@@ -45,6 +57,7 @@ class Target:
     requires: tuple[str, ...] = ()
     description: str = ""
     core: str = ""
+    models: bool = True
 
     def llvm(self) -> dict[str, object]:
         """What `tvm.target.Target` takes."""
@@ -53,7 +66,9 @@ class Target:
 
 def llvm_target(triple: str, cpu: str, attrs: Sequence[str], core: str) -> dict[str, object]:
     """What `tvm.target.Target` takes for the fields of a `Target`."""
-    target: dict[str, object] = {"kind": "llvm", "mtriple": triple, "mcpu": cpu}
+    target: dict[str, object] = {"kind": "llvm", "mtriple": _LLVM_TRIPLES.get(triple, triple), "mcpu": cpu}
+    target |= {"mfloat-abi": "hard"} if triple.endswith("hf") else {}
+    target |= {"vector-width": 128} if triple.startswith("wasm") else {}  # what TVM takes too, with a warning
     return target | ({"mattr": list(attrs)} if attrs else {}) | ({"model": core} if core else {})
 
 
@@ -68,12 +83,13 @@ class TargetLike(Protocol):
     def requires(self) -> Sequence[str]: ...
 
 
-def _target(name: str, arch: str, core: str, attrs: Sequence[str], description: str) -> Target:
+def _target(name: str, arch: str, core: str, attrs: Sequence[str], description: str, *, models: bool = True) -> Target:
     features = closure(FEATURES[arch][core])
     for attr in attrs:
         features = closure(features | {attr[1:]}) if attr.startswith("+") else without(features, attr[1:])
     flags, cpu = required_flags(arch, features), _SCHEDULED_AS.get(core, core)
-    return Target(name, arch, _TRIPLES[arch], cpu, tuple(attrs), flags, description, core if arch == "aarch64" else "")
+    kind = core if arch == "aarch64" else ""
+    return Target(name, arch, _TRIPLES[arch], cpu, tuple(attrs), flags, description, kind, models)
 
 
 _NEON, _DOTPROD = ("+neon",), ("+neon", "+dotprod")
@@ -109,6 +125,10 @@ _NAMED: dict[str, Target] = {
         _target("graviton2", "aarch64", "neoverse-n1", _DOTPROD, "AWS Graviton2 (Neoverse N1)"),
         _target("graviton3", "aarch64", "neoverse-v1", (*_DOTPROD, "-sve"), "AWS Graviton3 (Neoverse V1), NEON only"),
         _target("apple-m1", "aarch64", "apple-m1", _DOTPROD, "Apple M1 under Linux"),
+        _target("armv7", "armv7", "cortex-a9", _NEON, "Armv7-A NEON: vtbl (32-bit Arm, hard float)"),
+        _target(
+            "wasm32", "wasm32", "generic", ("+simd128",), "WebAssembly SIMD: i8x16.swizzle, kernels only", models=False
+        ),
     )
 }
 _LEVELS = {
@@ -148,7 +168,8 @@ def parse_target(text: str) -> Target:
             )
     if not options:
         return target
-    return replace(_target(target.name, target.arch, cpu, attrs, target.description), name=",".join([name, *options]))
+    made = _target(target.name, target.arch, cpu, attrs, target.description, models=target.models)
+    return replace(made, name=",".join([name, *options]))
 
 
 def _known(kind: str, name: str, text: str, names: dict, arch: str) -> str:
@@ -182,8 +203,26 @@ def host_target() -> Target:
     )
 
 
+def check_models(target: Target) -> None:
+    """Raise TargetError unless whole models can be compiled for the target."""
+    if not target.models:
+        raise TargetError(
+            f"cannot compile a model for {target.name}",
+            where=f"target {target.name}",
+            reason=f"{target.arch} has no shared libraries for TVM's runtime to load: there are only kernels for it",
+            fix=f"another target (lutc targets); or single kernels, see {OTHER_TARGETS}",
+        )
+
+
 def check_runs_here(target: TargetLike) -> None:
     """Raise TargetError, naming what is missing, unless this machine runs code made for the target."""
+    if target.arch not in WITH_RUNTIME:
+        raise TargetError(
+            f"lutc cannot run code for {target.name}",
+            where=f"target {target.name}",
+            reason=f"TVM's packages have no runtime for {target.arch}, here or under emulation",
+            fix=f"load it in a program with TVM's runtime built for {target.arch}: see {OTHER_TARGETS}",
+        )
     if target.arch != host_arch():
         here = "run it here with --emulate" if target.arch == "aarch64" else "compile for this one: --target native"
         raise TargetError(

@@ -16,7 +16,7 @@ from lutc.errors import LinkError
 from lutc.linker import Linker, find_linker
 from lutc.targets import host_arch, host_target, parse_target
 
-_ELF_MACHINE = {"x86_64": 62, "aarch64": 183}
+_ELF_MACHINE = {"x86_64": 62, "aarch64": 183, "armv7": 40}
 _CROSS = "arm64" if host_arch() == "x86_64" else "x86-64-v2"
 
 
@@ -34,6 +34,7 @@ def _cases() -> list:
         pytest.param("native", "zig", id="host-zig"),
         pytest.param(_CROSS, cross, id="cross-system"),
         pytest.param(_CROSS, "zig", id="cross-zig"),
+        pytest.param("armv7", "zig", id="armv7-zig"),
     ]
 
 
@@ -66,6 +67,24 @@ def test_links_a_compiled_module(tmp_path: Path, target: str, prefer: str) -> No
     assert str(tmp_path).encode() not in first.read_bytes()
     if target == "native":
         _run(first)
+
+
+def test_division_of_32_bit_arm_is_linked_in(tmp_path: Path) -> None:
+    """A Cortex-A9 has no instruction for it, and no library is named that a loader would take it from."""
+    tvm = pytest.importorskip("tvm")
+    from tvm.script import tirx as T
+
+    @T.prim_func(s_tir=True)
+    def divide(a: T.Buffer((4,), "int32"), b: T.Buffer((4,), "int32")):
+        T.func_attr({"global_symbol": "divide", "tirx.noalias": True})
+        for i in T.serial(4):
+            b[i] = T.truncdiv(b[i], a[i])
+
+    target, linker = parse_target("armv7"), _find("armv7", "zig")
+    tvm.compile(divide, target=tvm.target.Target(target.llvm())).mod.write_to_file(str(tmp_path / "divide.o"))
+    linker.link(tmp_path / "divide.so", [tmp_path / "divide.o"])
+    assert b"__aeabi" in (tmp_path / "divide.o").read_bytes()
+    assert b"__aeabi" not in (tmp_path / "divide.so").read_bytes()
 
 
 def _run(library: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from lutc import targets
 from lutc.cpu_features import FEATURES, FLAGS, closure
 from lutc.errors import TargetError
-from lutc.targets import Target, check_runs_here, host_target, list_targets, parse_target
+from lutc.targets import Target, check_models, check_runs_here, host_target, list_targets, parse_target
 
 
 def test_named_targets() -> None:
@@ -29,6 +29,14 @@ def test_llvm_form() -> None:
         "mattr": ["+neon", "+dotprod"],
     }
     assert "mattr" not in parse_target("x86-64-v3").llvm()
+
+
+def test_llvm_form_of_32_bits() -> None:
+    """With a word for the vendor: without it LLVM knows no system, and calls division by another name."""
+    armv7 = {"mtriple": "arm-unknown-linux-gnueabihf", "mcpu": "cortex-a9", "mfloat-abi": "hard", "mattr": ["+neon"]}
+    assert parse_target("armv7").llvm() == {"kind": "llvm"} | armv7
+    assert parse_target("armv7,cpu=cortex-a7").requires == ("neon", "vfpv4", "idivt", "idiva")
+    assert parse_target("wasm32").llvm()["mattr"] == ["+simd128"]
 
 
 def test_options() -> None:
@@ -103,6 +111,25 @@ def test_cannot_run_here(monkeypatch, golden, name: str, machine: str) -> None:
     golden(f"error: {caught.value}", f"targets/cannot-run-{name}-on-{machine}.txt")
 
 
+def test_no_runtime_anywhere(monkeypatch, golden) -> None:
+    """Also on such a machine: TVM's packages have no runtime for it."""
+    monkeypatch.setattr(targets.platform, "machine", lambda: "armv7l")
+    monkeypatch.setattr(targets, "host_flags", lambda: frozenset(["neon", "vfpv4"]))
+    with pytest.raises(TargetError) as caught:
+        check_runs_here(parse_target("armv7"))
+    golden(f"error: {caught.value}", "targets/cannot-run-armv7.txt")
+    with pytest.raises(TargetError, match="no native target"):
+        host_target()
+
+
+def test_kernels_only(golden) -> None:
+    with pytest.raises(TargetError) as caught:
+        check_models(parse_target("wasm32"))
+    golden(f"error: {caught.value}", "targets/kernels-only-wasm32.txt")
+    assert [target.name for target in list_targets() if not target.models] == ["wasm32"]
+    check_models(parse_target("armv7"))
+
+
 def _llvm_features(target: Target) -> set[str]:
     tvm = pytest.importorskip("tvm")
     from tvm.target.codegen import target_has_features
@@ -117,16 +144,24 @@ def test_requires_is_what_llvm_switches_on(name: str) -> None:
     assert {FLAGS[target.arch][feature] for feature in _llvm_features(target)} == set(target.requires)
 
 
+_BASES = {
+    "x86_64": ("x86-64-v2", "x86-64"),
+    "aarch64": ("arm64", "generic"),
+    "armv7": ("armv7", "cortex-a9"),
+    "wasm32": ("wasm32,-simd128", "generic"),
+}
+
+
 @pytest.mark.parametrize("arch", list(FEATURES))
 def test_cpu_table_agrees_with_llvm(arch: str) -> None:
-    base = {"x86_64": "x86-64-v2", "aarch64": "arm64"}[arch]
+    base, _ = _BASES[arch]
     for cpu, features in FEATURES[arch].items():
         assert _llvm_features(parse_target(f"{base},cpu={cpu}")) == set(features), cpu
 
 
 @pytest.mark.parametrize("arch", list(FEATURES))
 def test_implied_features_agree_with_llvm(arch: str) -> None:
-    base, cpu = {"x86_64": ("x86-64-v2", "x86-64"), "aarch64": ("arm64", "generic")}[arch]
+    base, cpu = _BASES[arch]
     for feature in FLAGS[arch]:
         target = parse_target(f"{base},cpu={cpu},+{feature}")
         assert _llvm_features(target) == closure([feature, *FEATURES[arch][cpu]]), feature

@@ -95,9 +95,10 @@ def compile_command(
     from lutc.artifact.store import check_output
     from lutc.files import check_file
     from lutc.linker import find_linker
-    from lutc.targets import parse_target
+    from lutc.targets import check_models, parse_target
 
     chosen = parse_target(target)
+    check_models(chosen)
     check_file(model, (".onnx", ".pt2"))
     if codebooks is not None:
         check_file(codebooks, (".safetensors",), what="the codebooks")
@@ -137,9 +138,11 @@ def _summary(artifact: Artifact, output: Path, model: Path) -> str:
 
 def _next_step(artifact: Artifact, output: Path) -> str:
     from lutc.errors import TargetError
-    from lutc.targets import check_runs_here
+    from lutc.targets import OTHER_TARGETS, WITH_RUNTIME, check_runs_here
 
     target = artifact.manifest.target
+    if target.arch not in WITH_RUNTIME:
+        return f"It is for a program with TVM's runtime: {OTHER_TARGETS}"
     try:
         check_runs_here(target)
     except TargetError:

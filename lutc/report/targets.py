@@ -8,12 +8,12 @@ from typing import ClassVar
 
 from lutc.errors import TargetError
 from lutc.report.base import Column, Report
-from lutc.targets import Target, check_runs_here, host_target, list_targets
+from lutc.targets import OTHER_TARGETS, Target, check_runs_here, host_target, list_targets
 
 
 @dataclass
 class TargetsReport(Report):
-    """Rows: name, arch, cpu, attrs, requires, runs_here, description."""
+    """Rows: name, arch, cpu, attrs, requires, runs_here, models (whole ones can be compiled for it), description."""
 
     native: str = ""
 
@@ -27,7 +27,10 @@ class TargetsReport(Report):
         return {"native": self.native or "none: this machine is not a known target"}
 
     def notes(self) -> Sequence[str]:
-        return ("Refine one with --target NAME[,cpu=CPU][,+FEATURE][,-FEATURE]; aarch64 runs anywhere with --emulate.",)
+        return (
+            "Refine one with --target NAME[,cpu=CPU][,+FEATURE][,-FEATURE]; aarch64 runs anywhere with --emulate.",
+            f"armv7 is compiled for programs with a runtime of their own, wasm32 has kernels only: {OTHER_TARGETS}",
+        )
 
 
 def targets_report() -> TargetsReport:
@@ -40,6 +43,7 @@ def targets_report() -> TargetsReport:
             "attrs": list(target.attrs),
             "requires": list(target.requires),
             "runs_here": _runs_here(target),
+            "models": target.models,
             "description": target.description,
         }
         for target in list_targets()

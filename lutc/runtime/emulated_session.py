@@ -14,6 +14,7 @@ from lutc.errors import TargetError
 from lutc.runtime import emulator
 from lutc.runtime.pieces import plan
 from lutc.runtime.session import load_constants
+from lutc.targets import WITH_RUNTIME, check_runs_here
 
 if TYPE_CHECKING:
     from lutc.artifact.manifest import Manifest, TensorSpec
@@ -35,6 +36,8 @@ class EmulatedSession:
         self.path = Path(artifact.path)
         self.manifest: Manifest = artifact.manifest
         self.cpu = cpu or emulator.cpu_for(self.manifest.target.requires)
+        if self.manifest.target.arch not in WITH_RUNTIME:
+            check_runs_here(self.manifest.target)
         if self.manifest.target.arch not in ("aarch64", "arm64"):
             raise TargetError(
                 "only AArch64 artifacts can be emulated",

@@ -27,6 +27,7 @@ def test_json(capsys) -> None:
     rows = {row["name"]: row for row in plain["rows"]}
     assert rows["x86-64-v3"]["runs_here"] and not rows["x86-64-v4"]["runs_here"]
     assert rows["graviton3"]["attrs"] == ["+neon", "+dotprod", "-sve"]
+    assert rows["armv7"]["models"] and not rows["wasm32"]["models"]
 
 
 def test_json_file(capsys, tmp_path) -> None:

@@ -105,6 +105,7 @@ def test_emit_choices_are_those_of_the_compiler() -> None:
     ("name", "command"),
     [
         ("target", "compile model.onnx -t arm65"),
+        ("kernels-only", "compile model.onnx -t wasm32"),
         ("missing-model", "compile modl.onnx"),
         ("wrong-kind", "compile x.npz"),
         ("missing-codebooks", "compile model.onnx --codebooks cb.safetensors"),

@@ -239,3 +239,11 @@ def test_only_arm64_is_emulated(here: Path) -> None:
     with pytest.raises(TargetError, match="only AArch64"):
         EmulatedSession(here)
     assert isinstance(load(here), Session)
+
+
+def test_armv7_has_no_runtime_here(tmp_path: Path) -> None:
+    path = _write(tmp_path / "armv7.lutc", parse_target("armv7")).path
+    for run in (load, EmulatedSession):
+        with pytest.raises(TargetError, match="lutc cannot run code for armv7") as caught:
+            run(path)
+        assert "docs/other-targets.md" in caught.value.fix
