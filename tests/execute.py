@@ -1,4 +1,4 @@
-"""Run compiled modules in tests: x86 code on this CPU, AArch64 code under qemu, anything else skips and says why."""
+"""Run compiled modules in tests: x86 code on this CPU, Arm code under qemu, WebAssembly in node, or skip."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ import tvm
 from tvm import relax
 from tvm.target import codegen
 
+from lutc.benchmark.foreign_kernels import run_scheduled
 from lutc.errors import TargetError
 from lutc.linker import find_linker
 from lutc.runtime import aarch64, emulator
-from lutc.targets import host_flags, parse_target
+from lutc.runtime.kernel_machine import kernel_machine
+from lutc.targets import WITH_RUNTIME, Target, host_flags, list_targets, parse_target
+from tvm_ext import pipeline
 
 # One thread, and no binding of the calling thread to a core (TVM does that when it makes its pool).
 os.environ.setdefault("TVM_NUM_THREADS", "1")
@@ -66,6 +69,9 @@ def execute(mod: tvm.IRModule | Compiled, inputs: Sequence[np.ndarray], target: 
 def execute_many(cases: Sequence[Case], target: Mapping[str, Any]) -> list[list[np.ndarray]]:
     """execute() for several (module, inputs) cases; under qemu they share one process (0.2 s instead of 0.2 s each)."""
     skip_unless_runnable(target)
+    foreign = _foreign(target)
+    if foreign is not None:
+        return [_run_foreign(mod, _compile(mod, target), inputs, foreign) for mod, inputs in cases]
     compiled = [(_compile(mod, target), inputs) for mod, inputs in cases]
     if not _is_aarch64(target):
         return [_run_here(executable, inputs) for executable, inputs in compiled]
@@ -75,6 +81,31 @@ def execute_many(cases: Sequence[Case], target: Mapping[str, Any]) -> list[list[
             for index, (executable, inputs) in enumerate(compiled)
         ]
         return emulator.run_many(runs, cpu=_emulated_cpu(target))
+
+
+def build_and_execute(
+    mod: tvm.IRModule, inputs: Sequence[np.ndarray], target: Mapping[str, Any], *, table_bits: int = 0
+) -> tuple[list[np.ndarray], pipeline.Built]:
+    """What "main" of a rewritten module gives when all of the compiler has worked on it. Skips as `execute` does."""
+    skip_unless_runnable(target)
+    scheduled = pipeline.schedule(mod, target, table_bits=table_bits)
+    built, foreign = pipeline.codegen(scheduled, target), _foreign(target)
+    if foreign is not None:
+        return run_scheduled(scheduled, built.executable, inputs, foreign), built
+    return execute(built.executable, inputs, target), built
+
+
+def _foreign(target: Mapping[str, Any]) -> Target | None:
+    """The target, if TVM has no runtime for it: then single kernels are called, with no virtual machine."""
+    for found in list_targets():
+        if found.arch not in WITH_RUNTIME and found.llvm()["mtriple"] == target.get("mtriple"):
+            return parse_target(f"{found.name},cpu={target['mcpu']}")
+    return None
+
+
+def _run_foreign(mod: tvm.IRModule, executable: Compiled, inputs: Sequence[np.ndarray], target: Target) -> list:
+    assert isinstance(mod, tvm.IRModule), "a compiled module needs a virtual machine: see build_and_execute"
+    return run_scheduled(relax.transform.LegalizeOps()(mod), executable, inputs, target)
 
 
 def skip_unless_runnable(target: Mapping[str, Any]) -> None:
@@ -88,10 +119,21 @@ def why_not_runnable(target: dict[str, Any]) -> str:
     """Empty when code for this target runs here, else what is missing."""
     if _is_aarch64(target):
         return why_not_emulated()
+    foreign = _foreign(target)
+    if foreign is not None:
+        return _why_no_machine(foreign)
     if not target.get("mtriple", "x86_64").startswith("x86_64") or platform.machine() not in ("x86_64", "AMD64"):
         return f"needs a {target.get('mtriple', 'x86_64')} machine, this one is {platform.machine()}"
     missing = sorted(_required_flags(tvm.target.Target(target)) - host_flags())
     return f"this CPU lacks {', '.join(missing)}" if missing else ""
+
+
+def _why_no_machine(target: Target) -> str:
+    try:
+        kernel_machine(target)
+    except TargetError as error:
+        return f"{error.message}: {error.reason} ({error.fix})"
+    return ""
 
 
 def why_not_emulated() -> str:
@@ -139,6 +181,6 @@ def _flatten(value: Any) -> list[np.ndarray]:
 
 def export(executable: Compiled, path: Path, target: Mapping[str, Any]) -> Path:
     """Write a compiled executable as a shared library for the target."""
-    linker = find_linker(parse_target("arm64" if _is_aarch64(target) else "x86-64-v2"))
+    linker = find_linker(_foreign(target) or parse_target("arm64" if _is_aarch64(target) else "x86-64-v2"))
     executable.export_library(str(path), fcompile=linker.fcompile())
     return path

@@ -12,11 +12,13 @@ from tvm_ext.tensor_intrin import Isa, list_isas
 
 
 def architecture(target: Target) -> str:
-    """ "x86", "aarch64", or the first word of the triple."""
+    """ "x86", "aarch64", "arm" (32 bits), or the first word of the triple."""
     triple = str(target.attrs["mtriple"]) if "mtriple" in target.attrs else llvm_get_system_triple()
     word = triple.split("-")[0]
     if word in ("x86_64", "i386", "i686", "x86"):
         return "x86"
+    if word.startswith(("armv", "thumb")):
+        return "arm"
     return "aarch64" if word in ("aarch64", "arm64") else word
 
 

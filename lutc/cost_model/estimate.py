@@ -13,7 +13,7 @@ from lutc.config import LUTConfig
 from lutc.cost_model.bound import LayerShape, bound
 from lutc.cost_model.peak import Peak, find_peak, host_maker
 from lutc.report.base import Column, Report
-from lutc.targets import Target, parse_target
+from lutc.targets import Target, check_models, parse_target
 
 if TYPE_CHECKING:
     from lutc.importers.codebooks import Codebooks
@@ -123,9 +123,10 @@ def estimate(
     Raises
     ------
     ModelImportError : the model cannot be read.
-    TargetError : the target is unknown, or there is no model of its CPUs.
+    TargetError : the target is unknown, or whole models cannot be compiled for it.
     """
     goal = target if isinstance(target, Target) else parse_target(target)
+    check_models(goal)
     from lutc.importers import import_model
     from lutc.model import Model
 
@@ -167,7 +168,9 @@ def _peak(target: Target) -> Peak:
 
     from tvm_ext.target import usable_isas
 
-    maker = "arm" if target.arch == "aarch64" else host_maker() if host_maker() in ("amd", "intel") else "intel"
+    maker = (
+        "arm" if target.arch in ("aarch64", "armv7") else host_maker() if host_maker() in ("amd", "intel") else "intel"
+    )
     names = [isa.name for isa in usable_isas(TVMTarget(dict(target.llvm())))]
     found = [peak for name in names if (peak := find_peak(name, maker)) is not None]
     fallback = find_peak("neon" if maker == "arm" else "ssse3", maker)

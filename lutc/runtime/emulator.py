@@ -35,17 +35,17 @@ def cpu_for(requires: Iterable[str]) -> str:
 def availability() -> tuple[bool, str]:
     """Whether AArch64 code can run here, and with what, or why not. Starts and downloads nothing."""
     try:
-        qemu, root = _qemu(), sysroot()
+        player, root = qemu(), sysroot()
     except TargetError as error:
         return False, f"{error.reason} ({error.fix})"
     if aarch64.find_compiler() is None:
         return False, f"no C compiler for AArch64 to build the runner with ({aarch64.COMPILER_FIX})"
-    return True, f"{qemu}, C library in {root}"
+    return True, f"{player}, C library in {root}"
 
 
 def command(cpu: str = "max") -> list[str]:
     """The words before an AArch64 program and its arguments. Raises TargetError when something is missing."""
-    return [_qemu(), "-cpu", cpu, "-L", str(sysroot())]
+    return [qemu(), "-cpu", cpu, "-L", str(sysroot())]
 
 
 def run(
@@ -118,12 +118,13 @@ def _run_error(failed: Sequence[str | Path], stderr: str, status: int) -> Verify
     )
 
 
-def _qemu() -> str:
-    for name in ("qemu-aarch64-static", "qemu-aarch64"):
+def qemu(arch: str = "aarch64", code: str = "AArch64") -> str:
+    """The path of qemu for programs of an architecture, by qemu's name and ours. Raises TargetError without it."""
+    for name in (f"qemu-{arch}-static", f"qemu-{arch}"):
         found = shutil.which(name)
         if found:
             return found
-    raise missing("qemu-aarch64 is not on PATH", QEMU_FIX)
+    raise missing(f"qemu-{arch} is not on PATH", QEMU_FIX, code)
 
 
 def sysroot() -> Path:
@@ -137,6 +138,6 @@ def sysroot() -> Path:
     raise missing(f"no AArch64 C and C++ library (ld-linux-aarch64.so.1, libstdc++.so.6) in {looked}", SYSROOT_FIX)
 
 
-def missing(reason: str, fix: str) -> TargetError:
+def missing(reason: str, fix: str, code: str = "AArch64") -> TargetError:
     """The error of a machine that lacks something."""
-    return TargetError("cannot run AArch64 code here", where="the emulator (qemu user mode)", reason=reason, fix=fix)
+    return TargetError(f"cannot run {code} code here", where="the emulator (qemu user mode)", reason=reason, fix=fix)

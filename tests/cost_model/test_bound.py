@@ -85,15 +85,15 @@ def test_twice_the_clock_is_half_the_time() -> None:
     assert _zen4(_CONV, 4.0).total_us == pytest.approx(_zen4(_CONV, 2.0).total_us / 2)
 
 
-def test_every_shuffle_has_a_row() -> None:
-    """And the dot product's shape is that of the kernel."""
+_MAKERS = {"x86": {"amd", "intel"}, "aarch64": {"arm"}, "arm": {"arm"}}
+
+
+def test_every_shuffle_of_a_machine_has_a_row() -> None:
+    """And the dot product's shape is that of the kernel. WebAssembly is as fast as the engine makes it."""
     for isa in list_isas():
         rows = [peak for peak in _PEAKS if peak.isa == isa.name]
-        if isa.name == "generic":
-            assert not rows
-            continue
-        assert {peak.maker for peak in rows} == ({"arm"} if isa.arch == "aarch64" else {"amd", "intel"})
-        if isa.dot.intrin:
+        assert {peak.maker for peak in rows} == _MAKERS.get(isa.arch, set())
+        if rows and isa.dot.intrin:
             assert {(peak.dot_rows, peak.dot_depth) for peak in rows} == {(isa.dot.rows, isa.dot.depth)}
         assert all(peak.lookups <= isa.table_read.rows * isa.table_read.group for peak in rows)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lutc.targets import parse_target
+
 _X86, _ARM = "x86_64-linux-gnu", "aarch64-linux-gnu"
 
 _DOTPROD = {"kind": "llvm", "mtriple": _ARM, "mcpu": "neoverse-n1", "mattr": ["+neon", "+dotprod"]}
@@ -16,6 +18,8 @@ TARGETS: dict[str, dict] = {
     "neon_little": _DOTPROD | {"model": "cortex-a55"},
     "neon_little_narrow": _DOTPROD | {"model": "cortex-a55"},
     "neon_wide_narrow": _DOTPROD | {"model": "cortex-x1"},
+    "neon_armv7": parse_target("armv7").llvm(),
+    "wasm_simd128": parse_target("wasm32").llvm(),
 }
 """As the compiler makes them: `neoverse-n1` for its scheduling model, the core by `model`."""
 COMPOSED = frozenset({"neon_little", "neon_little_narrow", "neon_wide_narrow"})

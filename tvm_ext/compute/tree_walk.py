@@ -13,6 +13,7 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
 from tvm_ext.tensor_intrin import TABLE_ENTRIES, Tree
+from tvm_ext.tensor_intrin.shuffle import shuffle
 from tvm_ext.tensor_intrin.spec import llvm_intrinsic
 
 Load = Callable[..., Expr]
@@ -78,7 +79,7 @@ def _table(buffer, c: Expr, rows: int) -> Expr:
 
 
 def _shuffle(table: Expr, index: Expr, tree: Tree) -> Expr:
-    return T.call_llvm_pure_intrin(f"int8x{tree.rows}", llvm_intrinsic(tree.shuffle), table, index)
+    return shuffle(tree.shuffle, table, index, tree.rows)
 
 
 def _leaf(node: Expr, leaves, c: Expr, tree: Tree) -> Expr:

@@ -6,10 +6,13 @@ interleaved by byte unpacking and added to int16 by `pmaddubsw` with ones. SSSE3
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from tvm.ir import Expr
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from tvm_ext.tensor_intrin.spec import Dot, TableRead, Window, llvm_intrinsic
+from tvm_ext.tensor_intrin.spec import Dot, Product, TableRead, Window, llvm_intrinsic
 
 
 def _unpack_order(lanes: int, high: bool) -> list[int]:
@@ -19,9 +22,15 @@ def _unpack_order(lanes: int, high: bool) -> list[int]:
     return [byte for p in pairs for byte in (p, p + 16 * lanes)]
 
 
-def table_read_impl(read: TableRead, shuffle: str, madd: str) -> PrimFunc:
-    """`shuffle`, `madd`: LLVM names of the pshufb and pmaddubsw of the register width `read.rows` bytes."""
-    shuffle, madd = llvm_intrinsic(shuffle), llvm_intrinsic(madd)
+def pairs_by_madd(product: Product) -> Callable[[Expr], Expr]:
+    """Sums of neighbours of a register of int8 as int16, by pmaddubsw with ones."""
+    madd, size = llvm_intrinsic(product.madd), product.bytes
+    return lambda read: T.call_llvm_pure_intrin(f"int16x{size // 2}", madd, T.broadcast(T.int8(1), size), read)
+
+
+def table_read_impl(read: TableRead, shuffle: str, add_pairs: Callable[[Expr], Expr]) -> PrimFunc:
+    """`shuffle`: LLVM name of the pshufb of the register width `read.rows` bytes; `add_pairs`: see `pairs_by_madd`."""
+    shuffle = llvm_intrinsic(shuffle)
     rows, lanes, half = read.rows, read.lanes, read.rows // 2
     bytes_t, acc_t = f"int8x{rows}", f"int16x{half}"
     low, high = _unpack_order(lanes, False), _unpack_order(lanes, True)
@@ -48,16 +57,8 @@ def table_read_impl(read: TableRead, shuffle: str, madd: str) -> PrimFunc:
                 T.Shuffle([table.vload([1, 0], "int8x16")] * copies, repeat),
                 T.reinterpret(bytes_t, code.vload([1, 0, 0, 0], f"uint8x{rows}")),
             )
-            acc.vstore(
-                [0],
-                acc.vload([0], acc_t)
-                + T.call_llvm_pure_intrin(acc_t, madd, T.broadcast(T.int8(1), rows), T.Shuffle([t0, t1], low)),
-            )
-            acc.vstore(
-                [half],
-                acc.vload([half], acc_t)
-                + T.call_llvm_pure_intrin(acc_t, madd, T.broadcast(T.int8(1), rows), T.Shuffle([t0, t1], high)),
-            )
+            acc.vstore([0], acc.vload([0], acc_t) + add_pairs(T.Shuffle([t0, t1], low)))
+            acc.vstore([half], acc.vload([half], acc_t) + add_pairs(T.Shuffle([t0, t1], high)))
 
     return impl
 

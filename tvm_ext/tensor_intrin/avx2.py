@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm import s_tir
 
-from tvm_ext.tensor_intrin._shuffle_madd import byte_window, dot_impl, table_read_impl, window_impl
+from tvm_ext.tensor_intrin._shuffle_madd import byte_window, dot_impl, pairs_by_madd, table_read_impl, window_impl
 from tvm_ext.tensor_intrin.desc import dot_desc, table_read_desc, window_desc
 from tvm_ext.tensor_intrin.spec import Dot, Isa, Product, TableRead, Tree
 
@@ -30,7 +30,7 @@ ISA = Isa(
 
 def register() -> None:
     """Register the tensor intrinsics; raises ValueError if LLVM lacks one."""
-    read = table_read_impl(ISA.table_read, "llvm.x86.avx2.pshuf.b", "llvm.x86.avx2.pmadd.ub.sw")
+    read = table_read_impl(ISA.table_read, ISA.product.shuffle, pairs_by_madd(ISA.product))
     s_tir.TensorIntrin.register(ISA.table_read.intrin, table_read_desc(ISA.table_read), read)
     s_tir.TensorIntrin.register(ISA.dot.intrin, dot_desc(ISA.dot), dot_impl(ISA.dot, "llvm.x86.avx2.pmadd.wd"))
     for window, shuffle in ((_WINDOW, "llvm.x86.avx2.pshuf.b"), (_NARROW, "llvm.x86.ssse3.pshuf.b.128")):

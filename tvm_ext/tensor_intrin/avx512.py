@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm import s_tir
 
-from tvm_ext.tensor_intrin._shuffle_madd import dot_impl, table_read_impl
+from tvm_ext.tensor_intrin._shuffle_madd import dot_impl, pairs_by_madd, table_read_impl
 from tvm_ext.tensor_intrin._window import FLOAT_WINDOW, WORD_WINDOW, window_impl
 from tvm_ext.tensor_intrin.desc import dot_desc, table_read_desc, window_desc
 from tvm_ext.tensor_intrin.spec import Dot, Isa, Product, TableRead, Tree
@@ -32,7 +32,7 @@ ISA = Isa(
 
 def register() -> None:
     """Register the tensor intrinsics; raises ValueError if LLVM lacks one."""
-    read = table_read_impl(ISA.table_read, "llvm.x86.avx512.pshuf.b.512", "llvm.x86.avx512.pmaddubs.w.512")
+    read = table_read_impl(ISA.table_read, ISA.product.shuffle, pairs_by_madd(ISA.product))
     s_tir.TensorIntrin.register(ISA.table_read.intrin, table_read_desc(ISA.table_read), read)
     s_tir.TensorIntrin.register(ISA.dot.intrin, dot_desc(ISA.dot), dot_impl(ISA.dot, "llvm.x86.avx512.pmaddw.d.512"))
     for window in (WORD_WINDOW, FLOAT_WINDOW):

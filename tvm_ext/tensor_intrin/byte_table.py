@@ -5,6 +5,7 @@ from __future__ import annotations
 from tvm.ir import Expr
 from tvm.script import tirx as T
 
+from tvm_ext.tensor_intrin.shuffle import shuffle
 from tvm_ext.tensor_intrin.spec import Product, llvm_intrinsic
 
 WIDTH = 64
@@ -41,10 +42,10 @@ def _shuffled(product: Product, table, index: Expr) -> Expr:
     if size > 16:
         entries = T.Shuffle([entries] * (size // 16), list(range(size)))
     entries = T.Bind(entries)
-    name, parts = llvm_intrinsic(product.shuffle), []
+    parts = []
     for at in range(0, WIDTH, size):
         piece = index if size == WIDTH else T.Shuffle([index], list(range(at, at + size)))
-        parts.append(T.call_llvm_pure_intrin(f"int8x{size}", name, entries, T.reinterpret(f"int8x{size}", piece)))
+        parts.append(shuffle(product.shuffle, entries, T.reinterpret(f"int8x{size}", piece), size))
     return T.reinterpret("uint8x64", _joined(parts))
 
 

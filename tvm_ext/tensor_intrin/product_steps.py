@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tvm.ir import Expr
 from tvm.script import tirx as T
 
+from tvm_ext.tensor_intrin.shuffle import shuffle
 from tvm_ext.tensor_intrin.spec import Product, llvm_intrinsic
 
 _INT16_MAX = 32767
@@ -126,6 +127,5 @@ def decode(product: Product, packed: Expr, palette: Expr, bits: int) -> list[Exp
             words = T.shift_right(words, T.broadcast(T.uint16(bits * part), size // 2))
             shifted = T.reinterpret(f"uint8x{size}", words)
         codes = T.reinterpret(f"int8x{size}", T.bitwise_and(shifted, T.broadcast(T.uint8((1 << bits) - 1), size)))
-        read = T.call_llvm_pure_intrin(f"int8x{size}", llvm_intrinsic(product.shuffle), palette, codes)
-        vectors.append(T.Bind(read))
+        vectors.append(T.Bind(shuffle(product.shuffle, palette, codes, size)))
     return vectors

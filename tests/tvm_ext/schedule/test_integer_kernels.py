@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.execute import execute, skip_unless_runnable
+from tests.execute import build_and_execute
 from tests.tvm_ext.integer_layers import APOT, IntegerLayer, inputs_of, module_of
 from tests.tvm_ext.targets import TARGETS
-from tvm_ext import pipeline
 
 _SAME = (1, 1, 1, 1)
 _BYTE = tuple(range(-127, 128))
@@ -45,10 +44,7 @@ LAYERS = [
 
 @pytest.fixture(scope="module", params=TARGETS)
 def results(request: pytest.FixtureRequest) -> dict[str, np.ndarray]:
-    target = TARGETS[request.param]
-    skip_unless_runnable(target)
-    built = pipeline.build(module_of(LAYERS), target)
-    values = execute(built.executable, inputs_of(LAYERS), target)
+    values, _ = build_and_execute(module_of(LAYERS), inputs_of(LAYERS), TARGETS[request.param])
     return {layer.name: value for layer, value in zip(LAYERS, values, strict=True)}
 
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from tests.execute import execute, skip_unless_runnable
+from tests.execute import build_and_execute
 from tests.tvm_ext.layers import Layer, check, check_codes, inputs_of, module_of
 from tests.tvm_ext.targets import COMPOSED, TARGETS, least_table_bits
-from tvm_ext import pipeline
 
 DENSE = [
     Layer("one_row", (1, 12), 5),
@@ -154,9 +153,7 @@ class Results:
 
 def _run(group: str, isa: str) -> Results:
     layers, target = _layers(group, isa), TARGETS[isa]
-    skip_unless_runnable(target)
-    built = pipeline.build(module_of(layers), target, table_bits=least_table_bits(isa))
-    values = execute(built.executable, inputs_of(layers), target)
+    values, built = build_and_execute(module_of(layers), inputs_of(layers), target, table_bits=least_table_bits(isa))
     names = [layer.name for layer in layers] + [f"{layer.name}.codes" for layer in layers if layer.codes]
     bits = {row["name"]: row["table_bits"] for row in built.layers}
     assert isa.endswith("_narrow") == any(count < 8 for count in bits.values())
