@@ -88,7 +88,14 @@ def build_and_execute(
 ) -> tuple[list[np.ndarray], pipeline.Built]:
     """What "main" of a rewritten module gives when all of the compiler has worked on it. Skips as `execute` does."""
     skip_unless_runnable(target)
-    scheduled = pipeline.schedule(mod, target, table_bits=table_bits)
+    return execute_scheduled(pipeline.schedule(mod, target, table_bits=table_bits), inputs, target)
+
+
+def execute_scheduled(
+    scheduled: tvm.IRModule, inputs: Sequence[np.ndarray], target: Mapping[str, Any]
+) -> tuple[list[np.ndarray], pipeline.Built]:
+    """The same of a module that is scheduled already."""
+    skip_unless_runnable(target)
     built, foreign = pipeline.codegen(scheduled, target), _foreign(target)
     if foreign is not None:
         return run_scheduled(scheduled, built.executable, inputs, foreign), built

@@ -33,20 +33,25 @@ def stack_access(line: str) -> bool:
 
 def kernel_lines(asm: str, symbol: str) -> list[str]:
     """The lines of the parallel bodies of the PrimFunc `symbol`, or all, without directives and comments."""
-    launcher = _function(asm, f"{symbol}_compute_")
-    names = dict.fromkeys(_LAMBDA.findall("\n".join(launcher)))
-    return [line for name in names for line in _function(asm, name)] if names else launcher
+    launcher = _body(asm, f"{symbol}_compute_")
+    names = dict.fromkeys(_LAMBDA.findall(launcher))  # 32-bit Arm names them in constants behind the code
+    return [line for text in [_body(asm, name) for name in names] or [launcher] for line in _lines(text)]
 
 
-def _function(asm: str, name: str) -> list[str]:
-    start = asm.index(f"\n{name}:\n")
-    body = asm[start + 1 : asm.index("\n.Lfunc_end", start)]
-    lines = [re.split(r"\s+(?:# |//)", line)[0].rstrip() for line in body.splitlines()]
+def _body(asm: str, name: str) -> str:
+    start = asm.index(f"\n{name}:")
+    return asm[start + 1 : asm.index("\n.Lfunc_end", start)]
+
+
+def _lines(body: str) -> list[str]:
+    lines = [re.split(r"\s+(?:# |//|@ )", line)[0].rstrip() for line in body.splitlines()]
     return [line for line in lines if line and (_LABEL.match(line) or not line.lstrip().startswith("."))]
 
 
 def innermost_loops(lines: list[str]) -> list[Loop]:
     """Loops that hold no other loop, in order."""
+    if any(line.strip() == "loop" for line in lines):
+        return _structured_loops(lines)
     places = {match.group(1): i for i, line in enumerate(lines) if (match := _LABEL.match(line))}
     spans = []
     for end, line in enumerate(lines):
@@ -56,6 +61,18 @@ def innermost_loops(lines: list[str]) -> list[Loop]:
             spans.append((start, end))
     inner = [s for s in spans if not any(s != o and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
     return [Loop([line for line in lines[a : b + 1] if not _LABEL.match(line)]) for a, b in inner]
+
+
+def _structured_loops(lines: list[str]) -> list[Loop]:
+    """Of WebAssembly: from a "loop" to the next "end_loop"."""
+    found, start = [], None
+    for place, line in enumerate(lines):
+        if line.strip() == "loop":
+            start = place
+        elif line.strip() == "end_loop" and start is not None:
+            found.append(Loop([line for line in lines[start:place] if not _LABEL.match(line)]))
+            start = None
+    return found
 
 
 def busiest(loops: list[Loop], mnemonic: str) -> Loop:

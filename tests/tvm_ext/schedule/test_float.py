@@ -15,7 +15,7 @@ from tvm import relax
 from tvm.relax import op
 from tvm.target import Target
 
-from tests.execute import execute
+from tests.execute import execute, execute_scheduled
 from tests.tvm_ext.targets import TARGETS
 from tvm_ext import pipeline
 from tvm_ext.schedule import RowReduction, Transpose
@@ -186,13 +186,13 @@ def _module(cases: list[Case]) -> tvm.IRModule:
     return bb.get()
 
 
-@pytest.mark.parametrize("isa", ["avx512", "avx2", "neon"])
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "neon", "neon_armv7", "wasm_simd128"])
 def test_every_kernel_is_scheduled_and_equals_float64(isa: str) -> None:
     target = TARGETS[isa]
     scheduled = pipeline.schedule(pipeline.rewrite(_module(CASES), {}), target)
     assert _unscheduled(scheduled) <= {"cumsum"}, "TVM writes that one as loops, without blocks"
     inputs = [x for case in CASES for x in case.inputs]
-    results = execute(pipeline.codegen(scheduled, target).executable, inputs, target)
+    results, _ = execute_scheduled(scheduled, inputs, target)
     wrong = {}
     for case, got in zip(CASES, results, strict=True):
         wanted = case.torch(*(torch.tensor(x).double() for x in case.inputs)).numpy()

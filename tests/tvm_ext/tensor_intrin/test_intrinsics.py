@@ -156,7 +156,14 @@ def test_unknown_names_are_refused() -> None:
         get_isa("sse9")
 
 
-@pytest.mark.parametrize(("lanes", "name"), [(16, "avx512"), (8, "avx2"), (4, "ssse3"), (4, "neon"), (4, "generic")])
+_TURNING = [
+    (16, "avx512"),
+    (8, "avx2"),
+    *((4, name) for name in ("ssse3", "neon", "neon_armv7", "wasm_simd128", "generic")),
+]
+
+
+@pytest.mark.parametrize(("lanes", "name"), _TURNING)
 def test_tiles_are_transposed(lanes: int, name: str) -> None:
     """The intrinsic in a schedule of a plain transpose, with rows further apart than a tile."""
     skip_unless_runnable(TARGETS[name])
@@ -179,7 +186,13 @@ def test_tiles_are_transposed(lanes: int, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "count", "name"),
-    [("uint8", 16, "avx512_vbmi"), ("int8", 16, "neon_dotprod"), ("int16", 8, "avx2"), ("int16", 16, "ssse3")],
+    [
+        ("uint8", 16, "avx512_vbmi"),
+        ("int8", 16, "neon_dotprod"),
+        ("int16", 8, "avx2"),
+        ("int16", 16, "ssse3"),
+        ("int16", 16, "wasm_simd128"),
+    ],
 )
 def test_bytes_are_regrouped(dtype: str, count: int, name: str) -> None:
     skip_unless_runnable(TARGETS[name])

@@ -9,7 +9,7 @@ import pytest
 import tvm
 from tvm import relax
 
-from tests.execute import execute, skip_unless_runnable
+from tests.execute import build_and_execute, execute, skip_unless_runnable
 from tests.tvm_ext.targets import TARGETS
 from tvm_ext import pipeline
 from tvm_ext.compute.uniform_levels import UniformLevels, fit_uniform, integer_layer, quantize_weight
@@ -114,13 +114,11 @@ def _expected(layer: Layer, row: dict) -> np.ndarray:
 def test_layers_compute_the_definition(isa: str) -> None:
     """Bit for bit up to whether scale and bias are applied with one rounding or two."""
     target = TARGETS[isa]
-    skip_unless_runnable(target)
     mod = pipeline.quantize_remainder(pipeline.rewrite(_module(LAYERS), {}), target, _reads(LAYERS))
-    built = pipeline.build(mod, target)
+    results, built = build_and_execute(mod, [layer.inputs() for layer in LAYERS], target)
     rows = {row["name"]: row for row in built.layers}
     assert {row["kind"] for row in built.layers} == {"integer"}
     assert all(f"product {isa}".startswith(row["kernel"]) or isa.startswith("neon_") for row in built.layers)
-    results = execute(built.executable, [layer.inputs() for layer in LAYERS], target)
     for layer, y in zip(LAYERS, results, strict=True):
         expected = _expected(layer, rows[layer.name])
         np.testing.assert_allclose(

@@ -10,7 +10,7 @@ import tvm
 from tvm import relax
 
 from tests import oracle_levels
-from tests.execute import execute, skip_unless_runnable
+from tests.execute import build_and_execute, execute
 from tests.tvm_ext.targets import TARGETS
 from tvm_ext import op, pipeline
 from tvm_ext.transform import RewriteQuantizedToInteger, layer_rows
@@ -162,12 +162,9 @@ def _network(
 @pytest.mark.parametrize("isa", TARGETS)
 def test_a_network_computes_what_the_float_one_means(isa: str) -> None:
     """Codes are exact, so only float32 rounding of the last sums is left."""
-    skip_unless_runnable(TARGETS[isa])
     mod, meaning, x = _network(WEIGHTS, LEVELS)
-    rewritten = pipeline.rewrite(mod, {})
-    built = pipeline.build(rewritten, TARGETS[isa])
+    (y,), built = build_and_execute(pipeline.rewrite(mod, {}), [x], TARGETS[isa])
     assert [row["kind"] for row in built.layers] == ["integer"] * 3
-    (y,) = execute(built.executable, [x], TARGETS[isa])
     np.testing.assert_allclose(y, meaning(x), rtol=2e-6, atol=2e-5)
 
 
