@@ -23,7 +23,7 @@ SHAPES = ((3136, 64, 64), (768, 128, 128), (192, 256, 256), (64, 512, 512))
 K, SIDE_LENGTHS = 16, {3136: 56, 768: (24, 32), 192: (12, 16), 64: 8}
 
 
-def lookup_module(rows: int, codebooks: int, outputs: int) -> tvm.IRModule:
+def lookup_module(rows: int, codebooks: int, outputs: int, layer: str = "layer") -> tvm.IRModule:
     """A 1x1 convolution with V = 1: its table read has `rows` positions, `codebooks` codebooks, `outputs` outputs."""
     side = SIDE_LENGTHS[rows]
     height, width = (side, side) if isinstance(side, int) else side
@@ -37,7 +37,7 @@ def lookup_module(rows: int, codebooks: int, outputs: int) -> tvm.IRModule:
     bb, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType([1, codebooks, height, width], "float32"))
     with bb.function("main", [x]):
         with bb.dataflow():
-            y = bb.emit_output(lut.conv2d(x, *map(relax.const, constants), kernel_shape=(1, 1), layer="layer"))
+            y = bb.emit_output(lut.conv2d(x, *map(relax.const, constants), kernel_shape=(1, 1), layer=layer))
         bb.emit_func_output(y)
     return bb.get()
 

@@ -96,7 +96,7 @@ def _compile(command: list[str], compiler: str) -> None:
         reason = "\n".join(done.stderr.strip().splitlines()[-8:]) or f"exit status {done.returncode}"
         raise TargetError(
             "cannot build the program that calls the kernels", where=compiler, reason=reason,
-            fix=aarch64.COMPILER_FIX,
+            fix="another compiler: pip install ziglang",
         )  # fmt: skip
 
 
