@@ -17,6 +17,8 @@ NS_PER_PRODUCT = 1 / 150
 """Of the int8 search on x86, roughly: tells work that threads share from work that they do not."""
 _MAX_UNROLL = 64
 """Elements of a subvector up to which the loops over them are unrolled."""
+_RUN = 4
+"""Inputs of a row that are quantized together."""
 PREFETCH = "lut.prefetch_table"
 """Annotation of the loop over the codebooks of a group, see `PrefetchTables`."""
 
@@ -66,6 +68,13 @@ class EncodeTiled(ScheduleRule):
             _schedule_regroup(sch, subvector, dot)
         elif loader == "window":
             _schedule_window(sch, subvector, isa.window_of(str(kernel["encode_dtype"]), int(kernel["window_rows"])))
+        elif _quantizes_runs(sch, subvector, kernel, dot):
+            t, lane, i = sch.get_loops(subvector)[-3:]
+            sch.reorder(lane, t, i)
+            parts, run = sch.split(t, [None, _RUN])
+            sch.vectorize(run)
+            if extent(sch, parts) <= _MAX_UNROLL // _RUN:
+                sch.unroll(parts)
         else:
             t, lane, i = sch.get_loops(subvector)[-3:]
             if extent(sch, t) * extent(sch, i) <= _MAX_UNROLL:
@@ -76,6 +85,14 @@ class EncodeTiled(ScheduleRule):
                 sch.reorder(lane, t, i)
                 sch.unroll(i)
         return sch
+
+
+def _quantizes_runs(sch: s_tir.Schedule, subvector, kernel, dot: Dot) -> bool:
+    """Whether inputs are quantized where they are collected and lie side by side: one vector at a time, as LLVM for Arm
+    makes branches or moves of flags of the bounds of single ones."""
+    t = sch.get_loops(subvector)[-3]
+    direct = not str(kernel["loader"]) and str(kernel["encode_dtype"]) == "int8" and bool(int(kernel["contiguous"]))
+    return direct and dot.depth == 1 and extent(sch, t) % _RUN == 0
 
 
 def schedule_score(sch: s_tir.Schedule, score, dot: Dot, intrin: str) -> None:

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from tests import oracle
-from tests.execute import execute, skip_unless_runnable
+from tests.execute import build_and_execute
 from tests.tvm_ext.layers import Layer, module_of
 from tests.tvm_ext.targets import COMPOSED, TARGETS
-from tvm_ext import pipeline
 
 _CONV = {"length": 9, "kernel": (3, 3), "pads": (1, 1, 1, 1), "table": "identity"}
 LAYERS = [
@@ -48,10 +47,7 @@ def _positions_with(bad: np.ndarray, layer: Layer) -> np.ndarray:
 
 @pytest.fixture(scope="module", params=[isa for isa in TARGETS if isa not in COMPOSED])
 def results(request: pytest.FixtureRequest) -> list[np.ndarray]:
-    target = TARGETS[request.param]
-    skip_unless_runnable(target)
-    built = pipeline.build(module_of(LAYERS), target)
-    return execute(built.executable, [_spoiled(layer) for layer in LAYERS], target)
+    return build_and_execute(module_of(LAYERS), [_spoiled(layer) for layer in LAYERS], TARGETS[request.param])[0]
 
 
 def test_codes_stay_in_range_and_other_rows_exact(results: list[np.ndarray]) -> None:

@@ -226,6 +226,15 @@ def test_search_uses_the_dot_product(name: str, instruction: str, layer: str) ->
     assert not [line for line in _calls(lines) if "Parallel" not in line]
 
 
+@pytest.mark.parametrize("name", ["neon", "neon_armv7"])
+def test_inputs_of_a_row_are_quantized_as_a_vector(name: str) -> None:
+    """Neither branches nor flags decide the bounds of single ones."""
+    lines = kernel_lines(_assembly(name), "lut_encode_dense")
+    found = Counter(line.split()[0] for line in lines)
+    assert not {"fcmp", "vcmp.f32", "vmrs", "b.mi", "b.gt"} & set(found)
+    assert found["fminnm"] + found["vbif"] >= 1
+
+
 ODD = [
     Layer(f"odd_{h * w}", (1, 64, h, w), 32, length=9, kernel=(3, 3), pads=(1, 1, 1, 1), affine=True, relu=True)
     for h, w in ((14, 14), (7, 7), (3, 9))
