@@ -1,4 +1,4 @@
-"""Where programs of kernels (`lutc.runtime.kernel_program`) run on this host: under qemu, or in node's WebAssembly."""
+"""Where programs of kernels (`lutc.runtime.kernel_program`) run: on this host, under qemu, or in node's WebAssembly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lutc.errors import LinkError, TargetError
 from lutc.linker import ZIG, find_linker
 from lutc.runtime import emulator
 from lutc.runtime.kernel_program import HARNESS
-from lutc.targets import Target
+from lutc.targets import Target, host_arch
 
 NODE_FIX = "apt-get install -y nodejs   (version 20 or later)"
 _NODE_OPTIONS = ("--no-warnings", "--no-turbo-fast-api-calls")
@@ -26,7 +26,7 @@ class Machine:
 
 
 def kernel_machine(target: Target) -> Machine:
-    """The machine for a target of another architecture than this host's.
+    """The machine for a target: this one, qemu, or node.
 
     Raises TargetError that names what is missing: qemu, node, or a C compiler (zig, or one named like the triple).
     """
@@ -37,6 +37,8 @@ def kernel_machine(target: Target) -> Machine:
         # a program of its own C library: none of 32-bit Arm need be here
         compiler = (*_compiler(target, target.triple.replace("gnu", "musl")), "-O2", "-static")
         return Machine(compiler, (emulator.qemu("arm", "32-bit Arm"), "-cpu", cpu))
+    if target.arch == host_arch():
+        return Machine((*find_linker(target).command, "-O2"), ())
     compiler = (*_compiler(target, target.triple), "-O2")
     return Machine(compiler, tuple(emulator.command(emulator.cpu_for(target.requires))))
 
