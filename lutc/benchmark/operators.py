@@ -136,7 +136,11 @@ def parse_operator(
     try:
         config = LUTConfig(num_centroids, subvector_len, encoder, encode_dtype)
     except ValueError as error:
-        raise _error(text, str(error), "give --k from 2 to 256 and --v of at least 1") from error
+        raise _error(
+            text,
+            str(error),
+            "give --k from 2 to 256 and --v of at least 1; trees take a power of two, in int8 or float32",
+        ) from error
     length = config.subvector_len_for(found.kernel_shape if found.is_conv else None)
     found = replace(
         found, num_centroids=num_centroids, subvector_len=length, encode_dtype=encode_dtype, encoder=encoder
