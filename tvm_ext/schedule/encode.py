@@ -91,7 +91,7 @@ def _quantizes_runs(sch: s_tir.Schedule, subvector, kernel, dot: Dot) -> bool:
     """Whether inputs are quantized where they are collected and lie side by side: one vector at a time, as LLVM for Arm
     makes branches or moves of flags of the bounds of single ones."""
     t = sch.get_loops(subvector)[-3]
-    direct = not str(kernel["loader"]) and str(kernel["encode_dtype"]) == "int8" and bool(int(kernel["contiguous"]))
+    direct = not str(kernel["loader"]) and str(kernel["encode_dtype"]) != "float32" and bool(int(kernel["contiguous"]))
     return direct and dot.depth == 1 and extent(sch, t) % _RUN == 0
 
 
