@@ -73,7 +73,7 @@ _PEAKS = (
     # Cortex-A55: one operation a cycle; tbl of one codebook and two widening additions, or of four added in int8
     Peak("neon_little", "arm", 5.3, 8, 4, 4, 1, 1, 1, 4, 1, 8),
     Peak("neon_little_narrow", "arm", 7.1, 8, 4, 4, 1, 1, 1, 4, 1, 8),
-    # assumed of Cortex-A8, A9: one operation a cycle, two for vtbl of two registers (8 lookups) and for four products of float32
+    # assumed of Cortex-A8 and A9: one operation a cycle, two cycles for vtbl of two registers and four float32 products
     Peak("neon_armv7", "arm", 2.7, 5.3, 4, 1, 1, 1, 1, 4, 0.5, 8),
 )
 
