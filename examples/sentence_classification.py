@@ -2,9 +2,10 @@
 
 The linears of the last layers (query, key, value, out, up, down) become tables, (16, 16); query, key and value share
 their codebooks. They are reconstructed from a few hundred sentences without labels, then trained for the float
-encoder's vectors and layers, again without labels. At the end a linear map of the sentence vector, one small product a
-sentence, is fitted to the float encoder's vectors. What is compiled is all after the embedding lookup; it takes
-embeddings float32 [1, length, 384] and which tokens count float32 [1, length].
+encoder's vectors and layers, again without labels; --tables tied, --pair-weight and --head-weight are for trainings of
+hundreds of steps. At the end a linear map of the sentence vector, one small product a sentence, is fitted to the float
+encoder's vectors. What is compiled is all after the embedding lookup; it takes embeddings float32 [1, length, 384] and
+which tokens count float32 [1, length].
 
     python examples/sentence_classification.py --output runs/minilm --encoder minilm/model.safetensors \\
         --tokenizer minilm/tokenizer.json --head minilm-sst2-head.safetensors
@@ -171,16 +172,23 @@ class Texts:
         """Indices in batches of similar length, which need little padding."""
         return list(torch.tensor(sorted(range(len(self)), key=lambda i: len(self._ids[i]))).split(size))
 
-    def shuffled_by_length(self, size: int, steps: int, seed: int) -> Iterator[Tensor]:
-        """Indices of random batches; sixteen batches at a time are sorted by length, then come in random order."""
+    def shuffled_by_length(self, size: int, steps: int, seed: int, together: int = 1) -> Iterator[Tensor]:
+        """Indices of random batches; sixteen batches at a time are sorted by length, then come in random order.
+
+        So many consecutive texts (1 or 2) stay `together`.
+        """
         generator = torch.Generator().manual_seed(seed)
-        groups = shuffled(len(self), 16 * size, steps, seed)
-        batches = (batch for group in groups for batch in self._sorted(group, size, generator))
+        groups = shuffled(len(self) // together, 16 * size // together, steps, seed)
+        batches = (batch for group in groups for batch in self._sorted(group, size, generator, together))
         return itertools.islice(batches, steps)
 
-    def _sorted(self, group: Tensor, size: int, generator: torch.Generator) -> list[Tensor]:
-        batches = torch.tensor(sorted(group.tolist(), key=lambda i: len(self._ids[i]))).split(size)
-        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+    def _sorted(self, group: Tensor, size: int, generator: torch.Generator, together: int) -> list[Tensor]:
+        def longest(unit: int) -> int:
+            return max(len(ids) for ids in self._ids[unit * together : (unit + 1) * together])
+
+        batches = torch.tensor(sorted(group.tolist(), key=longest)).split(size // together)
+        chosen = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+        return [(units[:, None] * together + torch.arange(together)).flatten() for units in chosen]
 
 
 @torch.no_grad()
@@ -244,6 +252,10 @@ def main() -> None:
     parser.add_argument("--head", type=Path, help="SST-2 classifier on the vectors: weight [1, W] and bias [1]")
     parser.add_argument("--layers", type=int, default=3, help="how many layers, from the last, get tables")
     parser.add_argument("--calibration-sentences", type=int, default=512)
+    parser.add_argument(
+        "--tables", choices=("free", "tied"), default="free", help="tied: products with a fitted weight"
+    )
+    parser.add_argument("--train-rows", type=int, default=5000, help="of each training set, without labels")
     parser.add_argument("--adapt-sentences", type=int, default=6000, help="for the map at the end; 0 does without")
     parser.add_argument("--steps", type=int, default=300, help="of training after the reconstruction")
     parser.add_argument("--batch", type=int, default=32)
@@ -252,6 +264,8 @@ def main() -> None:
     parser.add_argument("--table-lr", type=float, default=1e-3)
     parser.add_argument("--temperature-lr", type=float, default=1e-2)
     parser.add_argument("--block-weight", type=float, default=1.0, help="of the layers' errors in the loss")
+    parser.add_argument("--pair-weight", type=float, default=0.0, help="of errors in the cosine of STS-B's pairs")
+    parser.add_argument("--head-weight", type=float, default=0.0, help="of the divergence of the head's answers")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
     options = parser.parse_args()
     from tokenizers import Tokenizer
@@ -270,10 +284,12 @@ def main() -> None:
 
     sst, sst_labels = texts_of("sst2", "dev", options.limit)
     pairs, similarity = texts_of("stsb", "dev", options.limit)
-    unlabelled = [
-        text for task in ("sst2", "stsb") for row in sentences(folder, task, "train", 5000)[0] for text in row
-    ]
-    order = torch.randperm(len(unlabelled), generator=torch.Generator().manual_seed(options.seed)).tolist()
+    unlabelled, together = [], 2 if options.pair_weight else 1
+    for task in ("sst2", "stsb"):
+        texts = [text for row in sentences(folder, task, "train", options.train_rows)[0] for text in row]
+        unlabelled += texts[: len(texts) // together * together]
+    units = torch.randperm(len(unlabelled) // together, generator=torch.Generator().manual_seed(options.seed))
+    order = (units[:, None] * together + torch.arange(together)).flatten().tolist()
     train = Texts([unlabelled[i] for i in order], tokenizer, embedding)
 
     results: dict[str, object] = {}
@@ -301,6 +317,7 @@ def main() -> None:
             config,
             calibration=[teacher.front(*some.batch(indices), first) for indices in some.by_length(32)],
             share=share,
+            free=options.tables == "free",
             seed=options.seed,
             progress=lambda name, done, total: console.print(f"  {done} of {total}: {name}"),
         )
@@ -310,7 +327,7 @@ def main() -> None:
         measure("reconstruction only", lambda texts: vectors(encoder, texts))
 
     if options.steps:
-        results["training seconds"] = train_tables(encoder, teacher, train, options, checkpoint, first_step)
+        results["training seconds"] = train_tables(encoder, teacher, train, head, options, checkpoint, first_step)
         measure("lookup tables in torch", lambda texts: vectors(encoder, texts))
     if options.adapt_sentences:
         some = Texts([unlabelled[i] for i in order[-options.adapt_sentences :]], tokenizer, embedding)
@@ -328,6 +345,7 @@ def train_tables(
     encoder: Encoder,
     teacher: Encoder,
     train: Texts,
+    head: dict[str, Tensor] | None,
     options: argparse.Namespace,
     checkpoint: Path,
     first_step: int,
@@ -344,7 +362,13 @@ def train_tables(
             target = teacher(*inputs)
         found = network(*inputs)
         alike = found @ found.T - target @ target.T  # cosines between the sentences of the batch
-        return (1 - (found * target).sum(1)).mean() + alike.square().mean() + options.block_weight * block_error()
+        loss = (1 - (found * target).sum(1)).mean() + alike.square().mean() + options.block_weight * block_error()
+        if options.pair_weight:
+            loss = loss + options.pair_weight * alike.diagonal(1)[0::2].square().mean()
+        if head is not None and options.head_weight:
+            answers, wanted = (y @ head["weight"][0] + head["bias"] for y in (found, target))
+            loss = loss + options.head_weight * F.binary_cross_entropy_with_logits(answers, wanted.sigmoid())
+        return loss
 
     rates = (options.lr, options.centroid_lr, options.temperature_lr)
     optimizer = torch.optim.Adam(param_groups(encoder, *rates, table_lr=options.table_lr))
@@ -353,7 +377,7 @@ def train_tables(
     seconds = fit(
         encoder,
         loss_of,
-        lambda steps: train.shuffled_by_length(options.batch, steps, options.seed),
+        lambda steps: train.shuffled_by_length(options.batch, steps, options.seed, 2 if options.pair_weight else 1),
         optimizer,
         options.steps,
         title="lookup tables",

@@ -95,14 +95,18 @@ def test_resnet20_on_binary_files_and_again_from_its_checkpoint(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_sentence_classification_with_an_encoder_of_noise(tmp_path: Path):
+@pytest.mark.parametrize("more", [(), ("--tables", "tied", "--pair-weight", 2, "--head-weight", 1)])
+def test_sentence_classification_with_an_encoder_of_noise(tmp_path: Path, more: tuple[object, ...]):
     tokenizers = pytest.importorskip("tokenizers")
     words = ["[UNK]", "good", "bad", "film", "the", "a", "was", "is", "very", "not"]
     vocabulary = {word: index for index, word in enumerate(words)}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    save_file(noise_encoder(len(words)), tmp_path / "model.safetensors")
+    encoder = noise_encoder(len(words))
+    save_file(encoder, tmp_path / "model.safetensors")
+    width = len(encoder["embeddings.LayerNorm.weight"])
+    save_file({"weight": torch.randn(1, width), "bias": torch.zeros(1)}, tmp_path / "head.safetensors")
     texts = ["the film was good", "the film was bad", "a good film is very good", "not a bad film", "the was"]
     (tmp_path / "SST-2").mkdir(), (tmp_path / "STS-B").mkdir()
     sst = "\n".join(["sentence\tlabel", *(f"{text}\t{i % 2}" for i, text in enumerate(texts * 4))])
@@ -114,7 +118,7 @@ def test_sentence_classification_with_an_encoder_of_noise(tmp_path: Path):
     options = ("--data", tmp_path, "--encoder", tmp_path / "model.safetensors", "--layers", 1, "--steps", 2)
     results = run(
         "sentence_classification.py", *options, "--tokenizer", tmp_path / "tokenizer.json", "--batch", 4,
-        "--calibration-sentences", 8, cwd=tmp_path,
+        "--head", tmp_path / "head.safetensors", "--calibration-sentences", 8, *more, cwd=tmp_path,
     )  # fmt: skip
     found, expected = (results[name]["STS-B Spearman"] for name in ("compiled artifact", "lookup tables in torch"))
     assert found == pytest.approx(expected, abs=1e-3)
