@@ -101,8 +101,9 @@ def _codebook(o: Operator, rng: np.random.Generator, x: np.ndarray) -> Codebook:
     data = np.ascontiguousarray(padded.reshape(len(sample), o.num_codebooks, -1).transpose(1, 0, 2))
     grid = INTEGER_GRIDS.get(o.encode_dtype)
     scale = None if grid is None else inverse_scale(data.min(axis=(1, 2)), data.max(axis=(1, 2)), not o.is_conv, grid)
-    options = {"encode_dtype": o.encode_dtype, "encoder": o.encoder, "input_signed": not o.is_conv}
-    options["inv_scale"] = scale
+    options = {
+        "encode_dtype": o.encode_dtype, "encoder": o.encoder, "input_signed": not o.is_conv, "inv_scale": scale,
+    }  # fmt: skip
     if o.encoder == "tree":
         return Codebook(o.name, **_trees(data, o.num_centroids), **options)
     return Codebook(o.name, kmeans(data, o.num_centroids, iterations=_ITERATIONS).astype(np.float32), **options)

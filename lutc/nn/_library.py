@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lutc.config import INTEGER_GRIDS
+from lutc.nn.input_grid import round_to_grid_
 from lutc.nn.patches import conv_output_size, extract_patches, split_subvectors
 
 _EXACT_IN_FLOAT32 = 2**24
@@ -38,9 +39,7 @@ def closest(grid: Tensor, centroids: Tensor, score_bias: Tensor) -> Tensor:
 
 def quantize_input(subvectors: Tensor, inv_scale: Tensor, input_signed: bool, grid: int = 1) -> Tensor:
     """Float subvectors [C, N, V] -> their 8-bit values, multiples of `grid`, still as float32."""
-    low, high = (-128, 127) if input_signed else (0, 255)
-    rounded = (subvectors * inv_scale[:, None, None]).round().clamp(low, high)
-    return rounded if grid == 1 else ((rounded + grid // 2).clamp(max=high) / grid).floor() * grid
+    return round_to_grid_(subvectors * inv_scale[:, None, None], input_signed, grid)
 
 
 def descend(
