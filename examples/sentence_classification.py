@@ -3,9 +3,9 @@
 The linears of the last layers (query, key, value, out, up, down) become tables, (16, 16); query, key and value share
 their codebooks. They are reconstructed from a few hundred sentences without labels, then trained for the float
 encoder's vectors and layers, again without labels; --tables tied, --pair-weight and --head-weight are for trainings of
-hundreds of steps. At the end a linear map of the sentence vector, one small product a sentence, is fitted to the float
-encoder's vectors. What is compiled is all after the embedding lookup; it takes embeddings float32 [1, length, 384] and
-which tokens count float32 [1, length].
+hundreds of steps, and with --label-weight they learn from the labels too. At the end a linear map of the sentence
+vector, one small product a sentence, is fitted to the float encoder's vectors. What is compiled is all after the
+embedding lookup; it takes embeddings float32 [1, length, 384] and which tokens count float32 [1, length].
 
     python examples/sentence_classification.py --output runs/minilm --encoder minilm/model.safetensors \\
         --tokenizer minilm/tokenizer.json --head minilm-sst2-head.safetensors
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -255,7 +256,7 @@ def main() -> None:
     parser.add_argument(
         "--tables", choices=("free", "tied"), default="free", help="tied: products with a fitted weight"
     )
-    parser.add_argument("--train-rows", type=int, default=5000, help="of each training set, without labels")
+    parser.add_argument("--train-rows", type=int, default=5000, help="of each training set")
     parser.add_argument("--adapt-sentences", type=int, default=6000, help="for the map at the end; 0 does without")
     parser.add_argument("--steps", type=int, default=300, help="of training after the reconstruction")
     parser.add_argument("--batch", type=int, default=32)
@@ -266,6 +267,9 @@ def main() -> None:
     parser.add_argument("--block-weight", type=float, default=1.0, help="of the layers' errors in the loss")
     parser.add_argument("--pair-weight", type=float, default=0.0, help="of errors in the cosine of STS-B's pairs")
     parser.add_argument("--head-weight", type=float, default=0.0, help="of the divergence of the head's answers")
+    parser.add_argument(
+        "--label-weight", type=float, default=0.0, help="of the labels: SST-2's answers, the order of STS-B's pairs"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
     options = parser.parse_args()
     from tokenizers import Tokenizer
@@ -284,13 +288,17 @@ def main() -> None:
 
     sst, sst_labels = texts_of("sst2", "dev", options.limit)
     pairs, similarity = texts_of("stsb", "dev", options.limit)
-    unlabelled, together = [], 2 if options.pair_weight else 1
-    for task in ("sst2", "stsb"):
-        texts = [text for row in sentences(folder, task, "train", options.train_rows)[0] for text in row]
-        unlabelled += texts[: len(texts) // together * together]
-    units = torch.randperm(len(unlabelled) // together, generator=torch.Generator().manual_seed(options.seed))
-    order = (units[:, None] * together + torch.arange(together)).flatten().tolist()
-    train = Texts([unlabelled[i] for i in order], tokenizer, embedding)
+    texts, labels, together = [], [], 2 if options.pair_weight or options.label_weight else 1
+    for index, task in enumerate(("sst2", "stsb")):
+        rows, found = sentences(folder, task, "train", options.train_rows)
+        some = [(text, label) for row, label in zip(rows, found, strict=True) for text in row]
+        for text, label in some[: len(some) // together * together]:
+            texts.append(text)
+            labels.append([math.nan] * index + [label] + [math.nan] * (1 - index))
+    units = torch.randperm(len(texts) // together, generator=torch.Generator().manual_seed(options.seed))
+    order = (units[:, None] * together + torch.arange(together)).flatten()
+    texts = [texts[i] for i in order.tolist()]
+    train, labels = Texts(texts, tokenizer, embedding), torch.tensor(labels)[order]
 
     results: dict[str, object] = {}
 
@@ -311,7 +319,7 @@ def main() -> None:
         first_step = resume(checkpoint, encoder)
     else:
         started = time.perf_counter()
-        some = Texts([unlabelled[i] for i in order[: options.calibration_sentences]], tokenizer, embedding)
+        some = Texts(texts[: options.calibration_sentences], tokenizer, embedding)
         reconstruct_(
             encoder,
             config,
@@ -327,10 +335,12 @@ def main() -> None:
         measure("reconstruction only", lambda texts: vectors(encoder, texts))
 
     if options.steps:
-        results["training seconds"] = train_tables(encoder, teacher, train, head, options, checkpoint, first_step)
+        results["training seconds"] = train_tables(
+            encoder, teacher, train, labels, head, options, checkpoint, first_step
+        )
         measure("lookup tables in torch", lambda texts: vectors(encoder, texts))
     if options.adapt_sentences:
-        some = Texts([unlabelled[i] for i in order[-options.adapt_sentences :]], tokenizer, embedding)
+        some = Texts(texts[-options.adapt_sentences :], tokenizer, embedding)
         fit_adaptation(encoder, teacher, some)
         measure("adapted", lambda texts: vectors(encoder, texts))
     quantize_(encoder.eval(), step="convert")
@@ -341,20 +351,42 @@ def main() -> None:
     write_results(options.output / "results.json", results)
 
 
+def label_loss(found: Tensor, labels: Tensor, head: dict[str, Tensor] | None, sharpness: float = 20.0) -> Tensor:
+    """Of vectors [B, W] whose labels [B, 2] are SST-2's and, for both texts of a pair, STS-B's; NaN for none.
+
+    The head's cross entropy, and log(1 + sum of exp(sharpness (cosine i - cosine j))) over pairs i, j where people
+    found j more alike: the order is all that Spearman's correlation sees.
+    """
+    loss = found.new_zeros(())
+    answered = ~labels[:, 0].isnan()
+    if head is not None and answered.any():
+        answers = found[answered] @ head["weight"][0] + head["bias"]
+        loss = loss + F.binary_cross_entropy_with_logits(answers, labels[answered, 0])
+    cosine, similarity = (found[0::2] * found[1::2]).sum(1), labels[0::2, 1]
+    ordered = similarity[:, None] < similarity  # false wherever one is NaN
+    wrong = sharpness * (cosine[:, None] - cosine)[ordered]
+    return loss + torch.cat((wrong.new_zeros(1), wrong)).logsumexp(0)
+
+
 def train_tables(
     encoder: Encoder,
     teacher: Encoder,
     train: Texts,
+    labels: Tensor,
     head: dict[str, Tensor] | None,
     options: argparse.Namespace,
     checkpoint: Path,
     first_step: int,
 ) -> float:
-    """Make the vectors those of the float encoder; only lookup layers learn, and the norms beside them."""
+    """Make the vectors those of the float encoder; only lookup layers learn, and the norms beside them.
+
+    labels [texts, 2] are SST-2's and STS-B's, NaN where a text has none.
+    """
     first = len(encoder.layers) - options.layers
     for name, parameter in encoder.named_parameters():
         parameter.requires_grad_(int(name.split(".")[1]) >= first)
     block_error = BlockError(encoder, teacher, [f"layers.{i}" for i in range(first, len(encoder.layers))])
+    together = 2 if options.pair_weight or options.label_weight else 1
 
     def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
         inputs = teacher.front(*train.batch(indices), first)
@@ -368,6 +400,8 @@ def train_tables(
         if head is not None and options.head_weight:
             answers, wanted = (y @ head["weight"][0] + head["bias"] for y in (found, target))
             loss = loss + options.head_weight * F.binary_cross_entropy_with_logits(answers, wanted.sigmoid())
+        if options.label_weight:
+            loss = loss + options.label_weight * label_loss(found, labels[indices], head)
         return loss
 
     rates = (options.lr, options.centroid_lr, options.temperature_lr)
@@ -377,7 +411,7 @@ def train_tables(
     seconds = fit(
         encoder,
         loss_of,
-        lambda steps: train.shuffled_by_length(options.batch, steps, options.seed, 2 if options.pair_weight else 1),
+        lambda steps: train.shuffled_by_length(options.batch, steps, options.seed, together),
         optimizer,
         options.steps,
         title="lookup tables",

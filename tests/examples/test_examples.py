@@ -95,7 +95,9 @@ def test_resnet20_on_binary_files_and_again_from_its_checkpoint(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [(), ("--tables", "tied", "--pair-weight", 2, "--head-weight", 1)])
+@pytest.mark.parametrize(
+    "more", [(), ("--tables", "tied", "--pair-weight", 2, "--head-weight", 1, "--label-weight", 1)]
+)
 def test_sentence_classification_with_an_encoder_of_noise(tmp_path: Path, more: tuple[object, ...]):
     tokenizers = pytest.importorskip("tokenizers")
     words = ["[UNK]", "good", "bad", "film", "the", "a", "was", "is", "very", "not"]
