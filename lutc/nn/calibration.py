@@ -68,8 +68,11 @@ def calibrate_layers(model: nn.Module, twins: Mapping[str, LUTLayer], batches: I
         initialise(name, record, seed + index)
 
 
-def initialise(name: str, record: Record, seed: int) -> None:
-    """Input range, centroids and temperature of a layer from what was recorded."""
+def initialise(name: str, record: Record, seed: int, *, free_trees: bool = True) -> None:
+    """Input range, centroids and temperature of a layer from what was recorded.
+
+    The table of trees is free afterwards, or with free_trees=False the product of the leaves' means and the weight.
+    """
     layer = record.layer
     rows, low, high = record.sample.rows, record.range.low, record.range.high
     assert rows is not None and low is not None and high is not None
@@ -85,15 +88,15 @@ def initialise(name: str, record: Record, seed: int) -> None:
     layer.set_input_range(by_codebook[0].amin(1), by_codebook[1].amax(1))
     data = split_subvectors(rows, *shape).contiguous()
     if layer.config.encoder == "tree":
-        _plant(layer, data)
+        _plant(layer, data, free=free_trees)
         return
     centroids = kmeans(data, layer.config.num_centroids, seed=seed)
     mean_distance = float(squared_distances(data, centroids).amin(-1).sqrt().mean())
     layer.set_centroids(centroids, max(TEMPERATURE_FRACTION * mean_distance, 1e-3))
 
 
-def _plant(layer: LUTLayer, data: Tensor) -> None:
-    """Hash trees, their leaves' means as prototypes, and the table of prototypes improved by ridge regression.
+def _plant(layer: LUTLayer, data: Tensor, *, free: bool) -> None:
+    """Hash trees, their leaves' means as prototypes, and if `free` the table of prototypes that ridge regression improves.
 
     As in Maddness the improved prototypes reach over all inputs of the layer, so that codebooks correct each other:
     the table, centroid times weight no more, is free.
@@ -105,6 +108,8 @@ def _plant(layer: LUTLayer, data: Tensor) -> None:
     codes = codes_of(rows.to(layer.centroids), RowColumns(layer.num_codebooks, layer.subvector_len), layer.search())
     means = leaf_means(data, codes, layer.config.num_centroids)
     layer.set_centroids(means)
+    if not free:
+        return
     codebooks, leaves, length = means.shape
     start = means.new_zeros(codebooks, leaves, codebooks, length)
     each = torch.arange(codebooks)

@@ -77,15 +77,15 @@ def reconstruct_(
             inputs = _capture(model, name, batches, outputs=False)
             targets = _capture(reference, name, batches, outputs=True)
             layer = twins[name]
-            leader = leaders.get(layer)
+            leader, freed = leaders.get(layer), free or getattr(layer, "groups", 1) > 1
             if leader is not None and index > order.index(_name_of(twins, leader)):
                 layer.share_codebooks(leader)
             else:
                 record = Record(layer, seed + index)
                 for x in inputs:
                     record.add(x)
-                initialise(name, record, seed + index)
-            rows.append(_fit(name, layer, inputs, targets, ridge, free))
+                initialise(name, record, seed + index, free_trees=freed)
+            rows.append(_fit(name, layer, inputs, targets, ridge, freed))
             swap(model, {model.get_submodule(name): layer})
             if progress is not None:
                 progress(name, index + 1, len(order))
@@ -101,7 +101,7 @@ def _fit(
     for x, y in zip(inputs, targets, strict=True):
         wanted = layer.output_rows(y)
         fit.add(codes_of(layer.column_input(x), columns, search), wanted if layer.bias is None else wanted - layer.bias)
-    if free or getattr(layer, "groups", 1) > 1:
+    if free:
         layer.free_table(fit.solve(ridge))
     else:
         layer.correct_weight(fit.solve_weight(ridge, layer.centroids))

@@ -103,19 +103,23 @@ def test_fitted_weights_are_the_ridge_solution():
     torch.testing.assert_close(found.flatten(0, 1), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_tables_may_stay_products_of_fitted_weights():
+@pytest.mark.parametrize("encoder", ["l2", "tree"])
+def test_tables_may_stay_products_of_fitted_weights(encoder):
     torch.manual_seed(0)
     model = Residual().eval()
     before = model.two[0].weight
     kept = before.detach().clone()
-    rows = reconstruct_(model, calibration=data(), filter_fn=inner, free=False)
+    config = LUTConfig(16, encoder=encoder)
+    rows = reconstruct_(model, config, calibration=data(), filter_fn=inner, free=False)
     assert all(row.fitted_error < row.tied_error for row in rows)
     layer = model.two[0]
     assert isinstance(layer, LUTLayer) and layer.table is None and layer.weight.shape == kept.shape
     assert torch.equal(before, kept) and not torch.equal(layer.weight, kept)
     grouped = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.ReLU())
-    reconstruct_(grouped, calibration=[torch.cat((x, x), 1) for x in data()], free=False)
+    reconstruct_(grouped, config, calibration=[torch.cat((x, x), 1) for x in data()], free=False)
     assert grouped[0].table is not None
+    model.train()(data()[0]).square().sum().backward()
+    assert all(float(part.grad.abs().sum()) > 0 for part in (layer.weight, layer.centroids))
 
 
 def test_mistakes_leave_the_model_as_it_was():
