@@ -96,7 +96,7 @@ def initialise(name: str, record: Record, seed: int, *, free_trees: bool = True)
 
 
 def _plant(layer: LUTLayer, data: Tensor, *, free: bool) -> None:
-    """Hash trees, their leaves' means as prototypes, and if `free` the table of prototypes that ridge regression improves.
+    """Hash trees, their leaves' means as prototypes; if `free`, the table of prototypes improved by ridge regression.
 
     As in Maddness the improved prototypes reach over all inputs of the layer, so that codebooks correct each other:
     the table, centroid times weight no more, is free.
