@@ -35,8 +35,8 @@ def lookup_image_rows(
     """
     batch, outputs, positions = shape
     count, groups, centroids, group, width = table_shape
-    chunk = slabs(outputs, centroids, group).chunk
-    chunks, tiles = -(-groups // chunk), -(-positions // SIDE)
+    slab, tiles = slabs(outputs, groups, centroids, group), -(-positions // SIDE)
+    chunk = slab.chunk
     blocks = -(-tiles // _BLOCK)
     shared = worth_threads(batch * positions * outputs * groups * group / _LOOKUPS_PER_NS)
     over_tasks = T.parallel if shared else T.serial
@@ -94,7 +94,7 @@ def lookup_image_rows(
                 sums = T.alloc_buffer((_BLOCK * SIDE, width), "int16")
                 for r in T.serial(rows):
                     add_chunk(codes, table, sums, b, s, first + r, r, 0, T.min(chunk, groups))
-                for part in T.serial(chunks - 1):
+                for part in T.serial(slab.chunks - 1):
                     for r in T.serial(rows):
                         length: T.let = T.min(chunk, groups - (part + 1) * chunk)
                         add_chunk(codes, table, sums, b, s, first + r, r, part + 1, length)

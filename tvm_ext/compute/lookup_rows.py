@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from tvm.script import tirx as T
-from tvm.tirx import PrimFunc, Ramp
+from tvm.tirx import PrimFunc, Ramp, address_of, call_llvm_intrin
 
 from tvm_ext.compute.lookup import Epilogue, activated
 from tvm_ext.tensor_intrin import TableRead
+from tvm_ext.tensor_intrin.spec import llvm_intrinsic
 from tvm_ext.threads import worth_threads
 
 LANES, _PIECE, _MAX_VECTORS = 16, 4, 8
@@ -30,20 +31,25 @@ FLOAT_HIGH, FLOAT_ZERO = 0x4B00, float(2**23 + 2**15)
 
 @dataclass(frozen=True)
 class Slabs:
-    """Blocks of outputs: `count` slabs of `width` (a multiple of 16), read `chunk` groups of codebooks at a time."""
+    """Blocks of outputs: `count` slabs of `width` (a multiple of 16), read in `chunks` of `chunk` groups of codebooks.
+
+    The last chunk may be shorter.
+    """
 
     width: int
     count: int
+    chunks: int
     chunk: int
 
 
-def slabs(outputs: int, centroids: int, group: int) -> Slabs:
-    """As many outputs as registers hold, or as fill whole vectors evenly; chunks that stay in the cache."""
+def slabs(outputs: int, groups: int, centroids: int, group: int) -> Slabs:
+    """As many outputs as registers hold, or as fill whole vectors evenly; even chunks that stay in the cache."""
     vectors = -(-outputs // LANES)
     count = -(-vectors // _MAX_VECTORS)
     width = -(-vectors // count) * LANES
-    chunk = min(_CACHE_BYTES // (group * centroids * width), _INT16_GROUPS)
-    return Slabs(width, count, max(_LEAST_CHUNK, chunk))
+    most = max(_LEAST_CHUNK, min(_CACHE_BYTES // (group * centroids * width), _INT16_GROUPS))
+    chunks = max(1, -(-groups // most))
+    return Slabs(width, count, chunks, -(-groups // chunks))
 
 
 def pack_rows(table: np.ndarray, group: int) -> np.ndarray:
@@ -52,7 +58,8 @@ def pack_rows(table: np.ndarray, group: int) -> np.ndarray:
     The rows of a group at one code are neighbours, near enough for loads of two registers at constant distances.
     """
     c, k, m = table.shape
-    slab, groups = slabs(m, k, group), -(-c // group)
+    groups = -(-c // group)
+    slab = slabs(m, groups, k, group)
     packed = np.zeros((groups * group, k, slab.count * slab.width), np.int8)
     packed[:c, :, :m] = table
     return np.ascontiguousarray(packed.reshape(groups, group, k, slab.count, slab.width).transpose(3, 0, 2, 1, 4))
@@ -70,12 +77,11 @@ def lookup_rows(
     count, groups, _, group, width = table_shape
     tile = read.rows if read else 1
     padded = groups * group
-    slab = slabs(outputs, table_shape[2], group)
+    slab = slabs(outputs, groups, table_shape[2], group)
     tiles, vectors = -(-rows // tile), width // LANES
     code_shape = (1, tiles, groups, *read.code_shape) if read else (rows, codebooks)
     sum_dtype = "int16" if narrow else "int32"
     over_tiles = T.parallel if worth_threads(rows * padded * outputs * _NS_PER_ENTRY) else T.serial
-    chunks = -(-groups // slab.chunk)
 
     def accumulate(codes, table, acc, s, t, r, g) -> None:
         if read:
@@ -96,40 +102,82 @@ def lookup_rows(
     def end(acc, sums, r, first: bool) -> None:
         for v in range(vectors):
             lanes = T.ramp(v * LANES, 1, LANES)
-            value = acc[lanes] if narrow else T.cast(acc[lanes], f"int32x{LANES}")
-            T.buffer_store(sums, value if first or narrow else sums[r, lanes] + value, [r, lanes])
+            T.buffer_store(sums, so_far(acc, sums, r, lanes, first), [r, lanes])
 
-    def total(sums, r, m, half: int):
-        """float32x4: sums of the outputs m + 4 * half ... of a slab; those of int16 have started at -32768."""
+    def so_far(acc, sums, r, at, first: bool):
+        """Sums of an output or a ramp of outputs, with those of the chunks before unless this is the first."""
+        if narrow:
+            return acc[at]
+        value = T.cast(acc[at], f"int32x{at.lanes}" if isinstance(at, Ramp) else "int32")
+        return value if first else sums[r, at] + value
+
+    def totals(acc, sums, r, m: int, first: bool) -> list:
+        """Two float32x4, of the outputs m and on of a slab; sums of int16 have started at -32768."""
         if not narrow:
-            return T.cast(sums[r, T.ramp(m + _PIECE * half, 1, _PIECE)], f"float32x{_PIECE}")
-        pairs = T.Shuffle([sums[r, T.ramp(m, 1, 8)], T.broadcast(T.int16(FLOAT_HIGH), 8)], _ZIP[half])
-        return T.reinterpret("float32x4", pairs) - T.broadcast(T.float32(FLOAT_ZERO), _PIECE)
+            ramps = [T.ramp(m + half, 1, _PIECE) for half in (0, _PIECE)]
+            return [T.cast(so_far(acc, sums, r, ramp, first), f"float32x{_PIECE}") for ramp in ramps]
+        pairs = [T.Shuffle([acc[T.ramp(m, 1, 8)], T.broadcast(T.int16(FLOAT_HIGH), 8)], zip_) for zip_ in _ZIP]
+        return [T.reinterpret("float32x4", pair) - T.broadcast(T.float32(FLOAT_ZERO), _PIECE) for pair in pairs]
 
-    def store(value, at, n, scale, shift, other, inv_scale, y, quantized) -> None:
-        """Results from their sums; `at` is an output or a ramp of four."""
-        lanes = _PIECE if isinstance(at, Ramp) else 1
-        value = value * scale[at]
-        value = value + shift[at] if bias else value
+    def store(value, s, m, n, scale, shift, other, inv_scale, y, quantized) -> None:
+        """Results from their sums: of output m of a slab, or of a ramp of four."""
+        lanes, at = _PIECE if isinstance(m, Ramp) else 1, m + s * width
+        value = value * scale[m]
+        value = value + shift[m] if bias else value
         value = value + other[n, at] if residual else value
         value = finished(value, epilogue.activation, lanes)
         if epilogue.keep_float or epilogue.search is None:
             T.buffer_store(y, value, [n, at])
         if epilogue.search is not None:
-            scaled = value * inv_scale[at]  # a vector of scales, where `quantize` takes one
+            scaled = value * inv_scale[m]  # a vector of scales, where `quantize` takes one
             result = epilogue.search.quantize(scaled, T.float32(1), epilogue.quantized, lanes)
             T.buffer_store(quantized, result, [n, at])
 
-    def finish(sums, s, r, n, m, *buffers) -> None:
-        for i in range(LANES // _PIECE):
-            value = total(sums, r, m + i // 2 * 8, i % 2)
-            store(value, T.ramp(s * width + m + _PIECE * i, 1, _PIECE), n, *buffers)
+    def finish(acc, sums, s, r, n, v: int, first: bool, *buffers) -> None:
+        """The vector of outputs v of a slab."""
+        for m in range(v * LANES, (v + 1) * LANES, 2 * _PIECE):
+            for half, value in enumerate(totals(acc, sums, r, m, first)):
+                store(value, s, T.ramp(m + _PIECE * half, 1, _PIECE), n, *buffers)
 
-    def finish_one(sums, s, r, n, m, *buffers) -> None:
-        value = T.cast(sums[r, m], "float32")
+    def finish_one(acc, sums, s, r, n, m: int, first: bool, *buffers) -> None:
+        value = T.cast(so_far(acc, sums, r, m, first), "float32")
         if narrow:
-            value = T.cast(T.reinterpret("uint16", sums[r, m]), "float32") - T.float32(32768)
-        store(value, s * width + m, n, *buffers)
+            value = T.cast(T.reinterpret("uint16", acc[m]), "float32") - T.float32(32768)
+        store(value, s, m, n, *buffers)
+
+    def finish_slab(acc, sums, s, r, n, first: bool, scale, shift, other, inv_scale, *results) -> None:
+        """Results of a row from the registers its sums are in."""
+        # else LLVM would lift scales and biases out of the loop over rows, and spill them
+        used = (True, bias, epilogue.search is not None)
+        scale, shift, inv_scale = (
+            opaque(buffer, [s * width], width) if needed else buffer
+            for buffer, needed in zip((scale, shift, inv_scale), used, strict=True)
+        )
+        arguments = (first, scale, shift, other, inv_scale, *results)
+        last = outputs - (count - 1) * width  # of the last slab
+        for v in range(last // LANES):
+            finish(acc, sums, s, r, n, v, *arguments)
+        if last == width:
+            return
+        with T.If(s < count - 1):
+            with T.Then():
+                for v in range(last // LANES, vectors):
+                    finish(acc, sums, s, r, n, v, *arguments)
+            with T.Else():
+                for m in range(last // LANES * LANES, last):
+                    finish_one(acc, sums, s, r, n, m, *arguments)
+
+    def add_chunk(codes, table, sums, s, t, part, first: bool, last: bool, *buffers) -> None:
+        """One chunk of codebooks, for all rows of a tile; with the last come the results."""
+        with T.serial(T.min(tile, rows - t * tile)) as r:
+            acc = T.alloc_buffer((width,), "int16")
+            start(acc, sums, r, first)
+            with T.serial(T.min(slab.chunk, groups - part * slab.chunk)) as g:
+                accumulate(codes, table, acc, s, t, r, part * slab.chunk + g)
+            if last:
+                finish_slab(acc, sums, s, r, t * tile + r, first, *buffers)
+            else:
+                end(acc, sums, r, first)
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -149,29 +197,25 @@ def lookup_rows(
             for t in over_tiles(tiles):
                 sums = T.alloc_buffer((tile, width), sum_dtype)
                 for s in T.serial(count):
-                    for r in T.serial(T.min(tile, rows - t * tile)):
-                        acc = T.alloc_buffer((width,), "int16")
-                        start(acc, sums, r, True)
-                        for g in T.serial(T.min(slab.chunk, groups)):
-                            accumulate(codes, table, acc, s, t, r, g)
-                        end(acc, sums, r, True)
-                    for part in T.serial(chunks - 1):
-                        for r in T.serial(T.min(tile, rows - t * tile)):
-                            acc = T.alloc_buffer((width,), "int16")
-                            start(acc, sums, r, False)
-                            for g in T.serial(T.min(slab.chunk, groups - (part + 1) * slab.chunk)):
-                                accumulate(codes, table, acc, s, t, r, (part + 1) * slab.chunk + g)
-                            end(acc, sums, r, False)
-                    # through memory: else LLVM would lift scales and biases out of the loop over rows, and spill them
-                    here: T.let = T.min(width, outputs - s * width)
-                    for r in T.serial(T.min(tile, rows - t * tile)):
-                        for m in T.serial(here // LANES):
-                            finish(sums, s, r, t * tile + r, m * LANES, scale, shift, other, inv_scale, y, quantized)
-                        for m in T.serial(here % LANES):
-                            finish_one(sums, s, r, t * tile + r, here // LANES * LANES + m,
-                                       scale, shift, other, inv_scale, y, quantized)  # fmt: skip
+                    if slab.chunks > 1:
+                        add_chunk(codes, table, sums, s, t, 0, True, False)
+                        for part in T.serial(slab.chunks - 2):
+                            add_chunk(codes, table, sums, s, t, part + 1, False, False)
+                    add_chunk(codes, table, sums, s, t, slab.chunks - 1, slab.chunks == 1, True,
+                              scale, shift, other, inv_scale, y, quantized)  # fmt: skip
 
     return epilogue.without_unused(kernel, bias, residual)
+
+
+def opaque(buffer, first: list, length: int):
+    """Elements of a buffer from `first` on, at an address of which LLVM knows nothing.
+
+    So it neither takes what is read there for what was read before, nor takes the address apart: elements at constant
+    distances stay offsets in the instructions.
+    """
+    address = address_of(buffer[tuple(first)])
+    pointer = T.Bind(call_llvm_intrin(address.ty, llvm_intrinsic("llvm.launder.invariant.group"), address))
+    return T.decl_buffer((length,), buffer.ty.dtype, data=pointer)
 
 
 def add_group(table, acc, s, g, word, group: int, preadd: int, width: int) -> None:
@@ -181,13 +225,16 @@ def add_group(table, acc, s, g, word, group: int, preadd: int, width: int) -> No
 
 def add_rows(table, acc, s, g, codes: list, preadd: int, width: int) -> None:
     """Add the rows at `codes` of a group's codebooks to int16 sums [width], `preadd` of them in int8 first."""
-    rows = [T.Bind(T.cast(code, "int32")) for code in codes]
-    for first in range(0, len(rows), preadd):
+    group, centroids = len(codes), table.ty.shape[2]
+    rows = [T.Bind(T.cast(code, "int32") * (group * width)) for code in codes]
+    here = opaque(table, [s, g, 0, 0, 0], centroids * group * width)
+    for first in range(0, group, preadd):
         for v in range(width // LANES):
+            at = [T.ramp(rows[c] + (c * width + v * LANES), 1, LANES) for c in range(first, min(first + preadd, group))]
+            total = here[at[0]]
+            for lanes in at[1:]:
+                total = total + here[lanes]
             lanes = T.ramp(v * LANES, 1, LANES)
-            total = table[s, g, rows[first], first, lanes]
-            for c in range(first + 1, first + preadd):
-                total = total + table[s, g, rows[c], c, lanes]
             T.buffer_store(acc, acc[lanes] + T.cast(total, f"int16x{LANES}"), [lanes])
 
 
