@@ -105,6 +105,17 @@ def test_inner_loop_of_row_loads(name: str) -> None:
     assert len(loop.lines) <= 4.1 * vectors
 
 
+@pytest.mark.parametrize("name", [name for name in _SHUFFLING if _row_loads(name)])
+def test_row_loads_finish_in_registers(name: str) -> None:
+    """Results come from the registers of the sums, with scales that are loaded where they are used: none is spilled.
+
+    One constant, which takes two instructions to make, may wait on the stack: a store, and a load for all of a row.
+    """
+    lines = kernel_lines(_assembly(name), "lut_lookup_dense")
+    assert any(line.split()[0] in ("fmla", "fmul") for line in lines)
+    assert len([line for line in lines if stack_access(line) and re.search(r"\bq\d+", line)]) <= 2
+
+
 def _hot_loop(name: str, layer: str) -> Loop:
     """The inner loop of a layer's table read."""
     instruction = "saddw" if layer == "dense" and _row_loads(name) else next(iter(_MIX[_isa(name)]))
