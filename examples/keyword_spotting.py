@@ -21,6 +21,7 @@ from recipe import (
     console,
     export_and_compile,
     fit,
+    on_device,
     predict,
     shuffled,
     start_processes,
@@ -102,7 +103,8 @@ def main() -> None:
     results["reconstruction seconds"] = round(time.perf_counter() - started, 1)
     results["reconstruction only"] = accuracy(predict(model, test_x), test_y)
 
-    results["lookup-table seconds"] = train_lut(model, teacher, train_x, train_y, options)
+    with on_device(options.device, model, teacher) as device:
+        results["lookup-table seconds"] = train_lut(model, teacher, train_x, train_y, options, device)
     if options.batch_norm == "batch":
         reestimate_batch_norm_(model, train_x.split(128))
     results["lookup tables in torch"] = accuracy(predict(model, test_x), test_y)
@@ -119,15 +121,23 @@ def train_float(model: KeywordNet, features: Tensor, labels: Tensor, options: ar
     model.mean.data.fill_(float(features.mean()))
     model.std.data.fill_(float(features.std()))
 
-    def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
-        return F.cross_entropy(network(distorted(features[indices])), labels[indices], label_smoothing=0.1)
+    with on_device(options.device, model) as device:
 
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=1e-2)
-    return run(model, loss_of, optimizer, options, options.float_epochs, len(features), "float")
+        def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
+            x, y = distorted(features[indices]).to(device), labels[indices].to(device)
+            return F.cross_entropy(network(x), y, label_smoothing=0.1)
+
+        optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=1e-2)
+        return run(model, loss_of, optimizer, options, options.float_epochs, len(features), "float")
 
 
 def train_lut(
-    model: nn.Module, teacher: nn.Module, features: Tensor, labels: Tensor, options: argparse.Namespace
+    model: nn.Module,
+    teacher: nn.Module,
+    features: Tensor,
+    labels: Tensor,
+    options: argparse.Namespace,
+    device: torch.device,
 ) -> float:
     """Train with the float network as the teacher; the seconds it took."""
     block_error = BlockError(model, teacher, [f"body.{index}" for index in range(5)])
@@ -135,11 +145,11 @@ def train_lut(
     def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
         if options.batch_norm == "frozen":
             freeze_batch_norm_(model)
-        x = distorted(features[indices])
+        x, y = distorted(features[indices]).to(device), labels[indices].to(device)
         with torch.no_grad():
             target = teacher(x)
         scores = network(x)
-        loss = 0.3 * F.cross_entropy(scores, labels[indices]) + distillation_loss(scores, target)
+        loss = 0.3 * F.cross_entropy(scores, y) + distillation_loss(scores, target)
         return loss + options.block_weight * block_error()
 
     rates = (options.lr, options.centroid_lr, options.temperature_lr)

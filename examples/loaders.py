@@ -69,19 +69,19 @@ def _picture_folders(folder: Path, limit: int | None) -> tuple[Tensor, Tensor]:
 
 def cifar10_normalised(images: Tensor) -> Tensor:
     """uint8 [N, 3, 32, 32] -> float32, less the mean, over the deviation."""
-    mean, std = (torch.tensor(v)[:, None, None] for v in (CIFAR_MEAN, CIFAR_STD))
+    mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (CIFAR_MEAN, CIFAR_STD))
     return (images.float() / 255 - mean) / std
 
 
 def cifar10_distorted(images: Tensor) -> Tensor:
     """Each image mirrored with chance 1/2 and shifted by up to 4 pixels; uint8 in, normalised float32 out."""
-    count, _, height, width = images.shape
+    (count, _, height, width), device = images.shape, images.device
     padded = torch.nn.functional.pad(cifar10_normalised(images), (4, 4, 4, 4), mode="reflect")
-    rows = torch.randint(0, 9, (count, 1)) + torch.arange(height)
-    columns = torch.randint(0, 9, (count, 1)) + torch.arange(width)
-    flip = torch.rand(count, 1) < 0.5
+    rows = torch.randint(0, 9, (count, 1), device=device) + torch.arange(height, device=device)
+    columns = torch.randint(0, 9, (count, 1), device=device) + torch.arange(width, device=device)
+    flip = torch.rand(count, 1, device=device) < 0.5
     columns = torch.where(flip, columns.flip(1), columns)
-    each = torch.arange(count)[:, None, None]
+    each = torch.arange(count, device=device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2).contiguous()
 
 

@@ -9,6 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ def common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for checkpoint, ONNX, artifact, results")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of torch, in each process")
+    parser.add_argument("--device", default="cpu", help="that trains: cpu, or cuda; the rest runs on the CPU")
     parser.add_argument("--target", default="native", help="what to compile for")
     parser.add_argument("--limit", type=int, help="use so many training and test examples only")
 
@@ -43,6 +45,21 @@ def start_processes(seed: int, threads: int) -> tuple[int, int]:
     dist.init_process_group("gloo")
     torch.manual_seed(seed * 1000 + dist.get_rank())
     return dist.get_rank(), dist.get_world_size()
+
+
+@contextmanager
+def on_device(name: str, *modules: nn.Module) -> Iterator[torch.device]:
+    """Modules on the device of this process, and on the CPU again afterwards; make their optimizer within."""
+    device = torch.device(name)
+    if device.type == "cuda" and dist.is_initialized():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    for module in modules:
+        module.to(device)
+    try:
+        yield device
+    finally:
+        for module in modules:
+            module.to("cpu")
 
 
 def shuffled(count: int, batch: int, steps: int, seed: int, rank: int = 0, processes: int = 1) -> Iterator[Tensor]:

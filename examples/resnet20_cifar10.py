@@ -23,6 +23,7 @@ from recipe import (
     console,
     export_and_compile,
     fit,
+    on_device,
     predict,
     resume,
     resume_optimizer,
@@ -126,9 +127,11 @@ def main() -> None:
         results["before training"] = accuracy(predict(model, test_x), test_y)
         console.print(results)
     if options.epochs > 0:
-        results["training seconds"] = train_lut(
-            model, teacher, train_x, train_y, options, rank, processes, checkpoint, first_step
-        )
+        with on_device(options.device, model, teacher) as device:
+            data = (train_x.to(device), train_y.to(device))
+            results["training seconds"] = train_lut(
+                model, teacher, *data, options, rank, processes, checkpoint, first_step
+            )
     if rank == 0:
         if options.epochs > 0 and options.batch_norm == "batch":
             reestimate_batch_norm_(model, [cifar10_normalised(part) for part in train_x[:2000].split(100)])
@@ -143,20 +146,22 @@ def accuracy(scores: Tensor, labels: Tensor) -> float:
 def train_float(
     model: nn.Module, images: Tensor, labels: Tensor, options: argparse.Namespace, rank: int, processes: int
 ) -> None:
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
     steps = options.float_epochs * max(len(images) // options.batch, 1)
+    with on_device(options.device, model) as device:
+        images, labels = images.to(device), labels.to(device)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
-    def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
-        return F.cross_entropy(network(cifar10_distorted(images[indices])), labels[indices])
+        def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
+            return F.cross_entropy(network(cifar10_distorted(images[indices])), labels[indices])
 
-    fit(
-        model,
-        loss_of,
-        lambda count: shuffled(len(images), options.batch, count, options.seed, rank, processes),
-        optimizer,
-        steps,
-        title="float network",
-    )
+        fit(
+            model,
+            loss_of,
+            lambda count: shuffled(len(images), options.batch, count, options.seed, rank, processes),
+            optimizer,
+            steps,
+            title="float network",
+        )
 
 
 def prepare(

@@ -30,6 +30,7 @@ from recipe import (
     console,
     export_and_compile,
     fit,
+    on_device,
     resume,
     resume_optimizer,
     shuffled,
@@ -335,9 +336,10 @@ def main() -> None:
         measure("reconstruction only", lambda texts: vectors(encoder, texts))
 
     if options.steps:
-        results["training seconds"] = train_tables(
-            encoder, teacher, train, labels, head, options, checkpoint, first_step
-        )
+        with on_device(options.device, encoder, teacher) as device:
+            results["training seconds"] = train_tables(
+                encoder, teacher, train, labels, head, options, checkpoint, first_step, device
+            )
         measure("lookup tables in torch", lambda texts: vectors(encoder, texts))
     if options.adapt_sentences:
         some = Texts(texts[-options.adapt_sentences :], tokenizer, embedding)
@@ -377,6 +379,7 @@ def train_tables(
     options: argparse.Namespace,
     checkpoint: Path,
     first_step: int,
+    device: torch.device,
 ) -> float:
     """Make the vectors those of the float encoder; only lookup layers learn, and the norms beside them.
 
@@ -387,9 +390,11 @@ def train_tables(
         parameter.requires_grad_(int(name.split(".")[1]) >= first)
     block_error = BlockError(encoder, teacher, [f"layers.{i}" for i in range(first, len(encoder.layers))])
     together = 2 if options.pair_weight or options.label_weight else 1
+    head = None if head is None else {name: value.to(device) for name, value in head.items()}
 
     def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
-        inputs = teacher.front(*train.batch(indices), first)
+        x, mask = (part.to(device) for part in train.batch(indices))
+        inputs = teacher.front(x, mask, first)
         with torch.no_grad():
             target = teacher(*inputs)
         found = network(*inputs)
@@ -401,7 +406,7 @@ def train_tables(
             answers, wanted = (y @ head["weight"][0] + head["bias"] for y in (found, target))
             loss = loss + options.head_weight * F.binary_cross_entropy_with_logits(answers, wanted.sigmoid())
         if options.label_weight:
-            loss = loss + options.label_weight * label_loss(found, labels[indices], head)
+            loss = loss + options.label_weight * label_loss(found, labels[indices].to(device), head)
         return loss
 
     rates = (options.lr, options.centroid_lr, options.temperature_lr)
