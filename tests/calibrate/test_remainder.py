@@ -56,7 +56,9 @@ def test_tables_and_integers_side_by_side(folder: Path) -> None:
     assert np.abs(_run(mixed, x) - y).max() / np.abs(y).max() < 0.05
     stem = layers["stem"]
     assert 0 < stem.level_error < 0.05
-    assert -160 < stem.input_low < -90 and stem.inv_scale == pytest.approx(1 / (np.ptp(IMAGES) / 255), rel=0.7)
+    levels = stem.input_high - stem.input_low  # 7 bits where this CPU's products of 8 saturate
+    assert levels in (127, 255) and -0.63 < stem.input_low / levels < -0.35
+    assert stem.inv_scale == pytest.approx(levels / np.ptp(IMAGES), rel=0.7)
     assert stem.input_mean == pytest.approx(IMAGES.mean(), abs=0.1)  # of a sample, with the border
 
     report = lutc.verify(mixed.path, codebooks=books)
@@ -165,12 +167,15 @@ def test_options_that_do_not_go_together(folder: Path, golden, name: str, option
 
 
 def test_sizes_that_the_model_leaves_open(tmp_path: Path) -> None:
-    artifact = lutc.compile(
-        attention(), "native", output=tmp_path / "a.lutc", remainder="int8", calibration=floats(8, 6, 24),
-        input_shapes={"x": [2, 6, 24]}, progress=_quiet,
-    )  # fmt: skip
-    assert {row.name: row.kind for row in artifact.manifest.layers} == {"query": "integer", "key": "integer"}
+    def compiled(target: str) -> lutc.Artifact:
+        return lutc.compile(
+            attention(), target, output=tmp_path / f"{target}.lutc", remainder="int8", calibration=floats(8, 6, 24),
+            input_shapes={"x": [2, 6, 24]}, progress=_quiet,
+        )  # fmt: skip
+
+    layers = compiled("x86-64-v4-vbmi").manifest.layers  # elsewhere they may be too small to gain
+    assert {row.name: row.kind for row in layers} == {"query": "integer", "key": "integer"}
     x = floats(8, 6, 24)[:2]
     q, k = (x @ w for w in (floats(24, 24), floats(24, 24)))
     exact = q @ k.transpose(0, 2, 1)
-    assert np.abs(_run(artifact, x) - exact).max() / np.abs(exact).max() < 0.05
+    assert np.abs(_run(compiled("native"), x) - exact).max() / np.abs(exact).max() < 0.05
