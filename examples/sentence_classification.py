@@ -289,7 +289,7 @@ def main() -> None:
 
     sst, sst_labels = texts_of("sst2", "dev", options.limit)
     pairs, similarity = texts_of("stsb", "dev", options.limit)
-    texts, labels, together = [], [], 2 if options.pair_weight or options.label_weight else 1
+    texts, labels, together = [], [], neighbours(options)
     for index, task in enumerate(("sst2", "stsb")):
         rows, found = sentences(folder, task, "train", options.train_rows)
         some = [(text, label) for row, label in zip(rows, found, strict=True) for text in row]
@@ -353,6 +353,11 @@ def main() -> None:
     write_results(options.output / "results.json", results)
 
 
+def neighbours(options: argparse.Namespace) -> int:
+    """Consecutive texts that stay together in a batch: the two of a pair, where the loss looks at pairs."""
+    return 2 if options.pair_weight or options.label_weight else 1
+
+
 def label_loss(found: Tensor, labels: Tensor, head: dict[str, Tensor] | None, sharpness: float = 20.0) -> Tensor:
     """Of vectors [B, W] whose labels [B, 2] are SST-2's and, for both texts of a pair, STS-B's; NaN for none.
 
@@ -389,7 +394,6 @@ def train_tables(
     for name, parameter in encoder.named_parameters():
         parameter.requires_grad_(int(name.split(".")[1]) >= first)
     block_error = BlockError(encoder, teacher, [f"layers.{i}" for i in range(first, len(encoder.layers))])
-    together = 2 if options.pair_weight or options.label_weight else 1
     head = None if head is None else {name: value.to(device) for name, value in head.items()}
 
     def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
@@ -416,7 +420,7 @@ def train_tables(
     seconds = fit(
         encoder,
         loss_of,
-        lambda steps: train.shuffled_by_length(options.batch, steps, options.seed, together),
+        lambda steps: train.shuffled_by_length(options.batch, steps, options.seed, neighbours(options)),
         optimizer,
         options.steps,
         title="lookup tables",
