@@ -140,9 +140,10 @@ def lookup_rows(
                 store(value, s, T.ramp(m + _PIECE * half, 1, _PIECE), n, *buffers)
 
     def finish_one(acc, sums, s, r, n, m: int, first: bool, *buffers) -> None:
-        value = T.cast(so_far(acc, sums, r, m, first), "float32")
         if narrow:
             value = T.cast(T.reinterpret("uint16", acc[m]), "float32") - T.float32(32768)
+        else:
+            value = T.cast(so_far(acc, sums, r, m, first), "float32")
         store(value, s, m, n, *buffers)
 
     def finish_slab(acc, sums, s, r, n, first: bool, scale, shift, other, inv_scale, *results) -> None:
