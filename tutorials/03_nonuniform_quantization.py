@@ -86,16 +86,21 @@ for row in rows:
 
 # %% [markdown]
 # ## 3. What was learned
-# Every quantizer ends as thresholds and levels, found by bisection, exact to the last bit. nuLSQ's steps have begun to
-# differ from each other.
+# Every quantizer ends as thresholds and levels, found by bisection, exact to the last bit. LSQ's steps are all one
+# size; nuLSQ's have begun to differ from each other.
 
 # %%
 quantizer = trained["nulsq"][2].input_quantizer
 found = quantizer.levels()
 print("thresholds", found.thresholds.numpy().round(3))
 print("levels    ", found.levels.numpy().round(3))
-steps = found.levels.diff()
-assert steps.max() / steps.min() > 1.05
+spread = {
+    method: float(steps.max() / steps.min())
+    for method, model in trained.items()
+    for steps in [model[2].input_quantizer.levels().levels.diff()]
+}
+print("largest step to smallest:", {method: round(ratio, 3) for method, ratio in spread.items()})
+assert spread["lsq"] < 1.0001 and spread["nulsq"] > 1.001
 
 # %% [markdown]
 # The same works for a quantizer of your own: any function that rises (or falls) in steps.
