@@ -109,6 +109,7 @@ def main() -> None:
         reestimate_batch_norm_(model, train_x.split(128))
     results["lookup tables in torch"] = accuracy(predict(model, test_x), test_y)
 
+    save_file(model.state_dict(), options.output / "trained.safetensors")
     quantize_(model.eval(), step="convert")
     artifact = export_and_compile(model, (test_x[:1],), options.output, "keywords_lut", options.target)
     scores = compiled_predict(artifact, ((x.numpy(),) for x in test_x.split(1)))

@@ -31,7 +31,7 @@ from recipe import (
     start_processes,
     write_results,
 )
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--test-images", type=int, help="measure accuracy on so many; default: all")
     parser.add_argument("--start", choices=("reconstruct", "fitted", "kmeans"), default="reconstruct",
                         help="free tables, or weights, fitted layer by layer; or neither")  # fmt: skip
-    parser.add_argument("--trained", type=Path, help="trained.pt of an earlier run to start from instead")
+    parser.add_argument("--trained", type=Path, help="trained.safetensors of an earlier run to start from instead")
     parser.add_argument("--encoder", choices=("l2", "tree"), default="l2")
     parser.add_argument("--encode-dtype", choices=("int8", "int6", "float32"), default="int8")
     parser.add_argument("--table-dtype", choices=("int8", "float32"), default="int8")
@@ -179,7 +179,7 @@ def prepare(
         return resume(checkpoint, model)
     if options.trained:
         quantize_(model, config, **CHOSEN)
-        model.load_state_dict(torch.load(options.trained, weights_only=True))
+        model.load_state_dict(load_file(options.trained))
         return 0
     if rank > 0:
         quantize_(model, config, **CHOSEN)
@@ -271,7 +271,7 @@ def finish(
     model: nn.Module, test_x: Tensor, test_y: Tensor, options: argparse.Namespace, results: dict[str, object]
 ) -> None:
     results["lookup tables in torch"] = accuracy(predict(model, test_x), test_y)
-    torch.save(model.state_dict(), options.output / "trained.pt")
+    save_file(model.state_dict(), options.output / "trained.safetensors")
     twin = ResNet20()
     quantize_(twin, LUTConfig(encoder=options.encoder, encode_dtype="float32", table_dtype="float32"), **CHOSEN)
     twin.load_state_dict(model.state_dict(), strict=False)

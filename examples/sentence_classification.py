@@ -3,9 +3,10 @@
 The linears of the last layers (query, key, value, out, up, down) become tables, (16, 16); query, key and value share
 their codebooks. They are reconstructed from a few hundred sentences without labels, then trained for the float
 encoder's vectors and layers, again without labels; --tables tied, --pair-weight and --head-weight are for trainings of
-hundreds of steps, and with --label-weight they learn from the labels too. At the end a linear map of the sentence
-vector, one small product a sentence, is fitted to the float encoder's vectors. What is compiled is all after the
-embedding lookup; it takes embeddings float32 [1, length, 384] and which tokens count float32 [1, length].
+hundreds of steps, and with --label-weight they learn from the labels too. At the end (with --train-map before the
+training) a linear map of the sentence vector, one small product a sentence, is fitted to the float encoder's vectors.
+What is compiled is all after the embedding lookup; it takes embeddings float32 [1, length, 384] and which tokens count
+float32 [1, length].
 
     python examples/sentence_classification.py --output runs/minilm --encoder minilm/model.safetensors \\
         --tokenizer minilm/tokenizer.json --head minilm-sst2-head.safetensors
@@ -92,6 +93,7 @@ class Encoder(nn.Module):
 
     def __init__(self, width: int = 384, heads: int = 12, layers: int = 6, inner: int = 1536) -> None:
         super().__init__()
+        self.width = width
         self.layers = nn.ModuleList(EncoderLayer(width, heads, inner) for _ in range(layers))
         self.adapt: nn.Linear | None = None
 
@@ -259,6 +261,7 @@ def main() -> None:
     )
     parser.add_argument("--train-rows", type=int, default=5000, help="of each training set")
     parser.add_argument("--adapt-sentences", type=int, default=6000, help="for the map at the end; 0 does without")
+    parser.add_argument("--train-map", action="store_true", help="fit the map before the training, and train it too")
     parser.add_argument("--steps", type=int, default=300, help="of training after the reconstruction")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=3e-4, help="of norms")
@@ -307,6 +310,10 @@ def main() -> None:
         results[name] = scores(find, sst, sst_labels, pairs, similarity, head)
         console.print(f"{name}: {results[name]}")
 
+    def adapt() -> None:
+        fit_adaptation(encoder, teacher, Texts(texts[-options.adapt_sentences :], tokenizer, embedding))
+        measure("adapted", lambda texts: vectors(encoder, texts))
+
     measure("float", lambda texts: vectors(encoder, texts))
     teacher = copy.deepcopy(encoder)
     first = len(encoder.layers) - options.layers
@@ -317,6 +324,8 @@ def main() -> None:
     first_step = 0
     if options.resume and checkpoint.exists():
         quantize_(encoder, config, share=share)
+        if options.train_map:
+            encoder.adapt = nn.Linear(encoder.width, encoder.width)
         first_step = resume(checkpoint, encoder)
     else:
         started = time.perf_counter()
@@ -330,10 +339,11 @@ def main() -> None:
             seed=options.seed,
             progress=lambda name, done, total: console.print(f"  {done} of {total}: {name}"),
         )
-        save_checkpoint(checkpoint, {"step": 0}, model=encoder)
         results["reconstruction seconds"] = round(time.perf_counter() - started, 1)
-    if not first_step:
         measure("reconstruction only", lambda texts: vectors(encoder, texts))
+        if options.train_map:
+            adapt()
+        save_checkpoint(checkpoint, {"step": 0}, model=encoder)
 
     if options.steps:
         with on_device(options.device, encoder, teacher) as device:
@@ -341,10 +351,8 @@ def main() -> None:
                 encoder, teacher, train, labels, head, options, checkpoint, first_step, device
             )
         measure("lookup tables in torch", lambda texts: vectors(encoder, texts))
-    if options.adapt_sentences:
-        some = Texts(texts[-options.adapt_sentences :], tokenizer, embedding)
-        fit_adaptation(encoder, teacher, some)
-        measure("adapted", lambda texts: vectors(encoder, texts))
+    if options.adapt_sentences and not options.train_map:
+        adapt()
     quantize_(encoder.eval(), step="convert")
     artifact = export_and_compile(
         encoder, train.batch(torch.tensor([0]), LENGTH), options.output, "minilm_lut", options.target
@@ -386,13 +394,13 @@ def train_tables(
     first_step: int,
     device: torch.device,
 ) -> float:
-    """Make the vectors those of the float encoder; only lookup layers learn, and the norms beside them.
+    """Make the vectors those of the float encoder; only lookup layers learn, the norms beside them and the map.
 
     labels [texts, 2] are SST-2's and STS-B's, NaN where a text has none.
     """
     first = len(encoder.layers) - options.layers
-    for name, parameter in encoder.named_parameters():
-        parameter.requires_grad_(int(name.split(".")[1]) >= first)
+    for index, layer in enumerate(encoder.layers):
+        layer.requires_grad_(index >= first)
     block_error = BlockError(encoder, teacher, [f"layers.{i}" for i in range(first, len(encoder.layers))])
     head = None if head is None else {name: value.to(device) for name, value in head.items()}
 

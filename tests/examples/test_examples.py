@@ -69,10 +69,11 @@ def check_state(trained: Path) -> None:
     """What --trained starts from is what was trained."""
     code = """
 import argparse, sys, torch, resnet20_cifar10 as recipe
+from safetensors.torch import load_file
 model = recipe.ResNet20()
 settings = dict(encoder="l2", encode_dtype="int8", table_dtype="int8", resume=False, trained=sys.argv[1])
 assert recipe.prepare(model, None, argparse.Namespace(**settings), None, {}, 0) == 0
-found, saved = model.state_dict(), torch.load(sys.argv[1], weights_only=True)
+found, saved = model.state_dict(), load_file(sys.argv[1])
 assert found.keys() == saved.keys() and all(torch.equal(found[name], saved[name]) for name in saved)
 """
     environment = os.environ | {"PYTHONPATH": f"{EXAMPLES.parent}{os.pathsep}{EXAMPLES}"}
@@ -91,12 +92,12 @@ def test_resnet20_on_binary_files_and_again_from_its_checkpoint(tmp_path: Path):
     results = run("resnet20_cifar10.py", *options, "--float-epochs", 3, "--epochs", 1, cwd=tmp_path)
     assert results["compiled artifact"] == results["lookup tables in torch"]
     assert (tmp_path / "out" / "loss.csv").exists() is False  # written every 25 steps
-    check_state(tmp_path / "out" / "trained.pt")
+    check_state(tmp_path / "out" / "trained.safetensors")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "more", [(), ("--tables", "tied", "--pair-weight", 2, "--head-weight", 1, "--label-weight", 1)]
+    "more", [(), ("--tables", "tied", "--pair-weight", 2, "--head-weight", 1, "--label-weight", 1, "--train-map")]
 )
 def test_sentence_classification_with_an_encoder_of_noise(tmp_path: Path, more: tuple[object, ...]):
     tokenizers = pytest.importorskip("tokenizers")
