@@ -163,15 +163,9 @@ class Texts:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def batch(self, indices: Tensor, length: int | None = None, drop: float = 0.0) -> tuple[Tensor, Tensor]:
-        """(embeddings, mask), padded to the longest of them or to `length`; `drop` of the tokens between the first and
-        the last is left out, at random."""
+    def batch(self, indices: Tensor, length: int | None = None) -> tuple[Tensor, Tensor]:
+        """(embeddings, mask), padded to the longest of them or to `length`."""
         ids = [self._ids[i] for i in indices.tolist()]
-        if drop:
-            for row, found in enumerate(ids):
-                kept = torch.rand(len(found)) >= drop
-                kept[[0, -1]] = True
-                ids[row] = found[kept]
         padded = torch.zeros(len(ids), length or max(map(len, ids)), dtype=torch.int64)
         mask = torch.zeros(padded.shape)
         for row, found in enumerate(ids):
@@ -279,9 +273,6 @@ def main() -> None:
     parser.add_argument("--head-weight", type=float, default=0.0, help="of the divergence of the head's answers")
     parser.add_argument(
         "--label-weight", type=float, default=0.0, help="of the labels: SST-2's answers, the order of STS-B's pairs"
-    )
-    parser.add_argument(
-        "--drop-tokens", type=float, default=0.0, help="part of a sentence's tokens that a training step leaves out"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
     options = parser.parse_args()
@@ -414,7 +405,7 @@ def train_tables(
     head = None if head is None else {name: value.to(device) for name, value in head.items()}
 
     def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
-        x, mask = (part.to(device) for part in train.batch(indices, drop=options.drop_tokens))
+        x, mask = (part.to(device) for part in train.batch(indices))
         inputs = teacher.front(x, mask, first)
         with torch.no_grad():
             target = teacher(*inputs)

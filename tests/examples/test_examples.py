@@ -95,12 +95,9 @@ def test_resnet20_on_binary_files_and_again_from_its_checkpoint(tmp_path: Path):
     check_state(tmp_path / "out" / "trained.safetensors")
 
 
-LABELS = ("--head-weight", 1, "--label-weight", 1)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "more", [(), ("--tables", "tied", "--pair-weight", 2, *LABELS, "--train-map", "--drop-tokens", 0.2)]
+    "more", [(), ("--tables", "tied", "--pair-weight", 2, "--head-weight", 1, "--label-weight", 1, "--train-map")]
 )
 def test_sentence_classification_with_an_encoder_of_noise(tmp_path: Path, more: tuple[object, ...]):
     tokenizers = pytest.importorskip("tokenizers")
