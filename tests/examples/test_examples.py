@@ -65,19 +65,37 @@ def write_wave(path: Path, samples: np.ndarray) -> None:
         writer.writeframes((samples.clip(-1, 1) * 32767).astype("<i2").tobytes())
 
 
-def check_state(trained: Path) -> None:
-    """What --trained starts from is what was trained."""
-    code = """
-import argparse, sys, torch, resnet20_cifar10 as recipe
+LOAD = """
+import argparse, sys, torch, loaders, resnet20_cifar10 as recipe
 from safetensors.torch import load_file
 model = recipe.ResNet20()
-settings = dict(encoder="l2", encode_dtype="int8", table_dtype="int8", resume=False, trained=sys.argv[1])
+settings = dict(encoder=sys.argv[2], encode_dtype="int8", table_dtype="int8", resume=False, trained=sys.argv[1])
 assert recipe.prepare(model, None, argparse.Namespace(**settings), None, {}, 0) == 0
+"""
+SAME = """
 found, saved = model.state_dict(), load_file(sys.argv[1])
 assert found.keys() == saved.keys() and all(torch.equal(found[name], saved[name]) for name in saved)
 """
+CLASSIFY = """
+images, labels = loaders.cifar10(loaders.data_folder(None), "test", 1000)
+print(recipe.accuracy(recipe.predict(model, loaders.cifar10_normalised(images)), labels))
+"""
+
+
+def check_state(trained: Path, code: str, encoder: str = "l2") -> str:
+    """What code prints about the model that --trained starts from."""
     environment = os.environ | {"PYTHONPATH": f"{EXAMPLES.parent}{os.pathsep}{EXAMPLES}"}
-    subprocess.run([sys.executable, "-c", code, str(trained)], env=environment, check=True)
+    command = [sys.executable, "-c", LOAD + code, str(trained), encoder]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("LUTC_DATA" not in os.environ, reason="LUTC_DATA, a folder with CIFAR-10, is not set")
+@pytest.mark.parametrize(("encoder", "percent"), [("l2", 82)])
+def test_trained_tables_in_the_repository(encoder: str, percent: float):
+    """docs/accuracy.md has what they reach on all images; four standard errors of a thousand are five points."""
+    trained = EXAMPLES / "checkpoints" / f"resnet20_{encoder}.safetensors"
+    assert float(check_state(trained, CLASSIFY, encoder)) > percent - 5
 
 
 @pytest.mark.slow
@@ -92,7 +110,7 @@ def test_resnet20_on_binary_files_and_again_from_its_checkpoint(tmp_path: Path):
     results = run("resnet20_cifar10.py", *options, "--float-epochs", 3, "--epochs", 1, cwd=tmp_path)
     assert results["compiled artifact"] == results["lookup tables in torch"]
     assert (tmp_path / "out" / "loss.csv").exists() is False  # written every 25 steps
-    check_state(tmp_path / "out" / "trained.safetensors")
+    check_state(tmp_path / "out" / "trained.safetensors", SAME)
 
 
 @pytest.mark.slow
