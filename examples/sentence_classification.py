@@ -260,7 +260,7 @@ def main() -> None:
         "--tables", choices=("free", "tied"), default="free", help="tied: products with a fitted weight"
     )
     parser.add_argument("--train-rows", type=int, default=5000, help="of each training set")
-    parser.add_argument("--adapt-sentences", type=int, default=6000, help="for the map at the end; 0 does without")
+    parser.add_argument("--adapt-sentences", type=int, default=6000, help="that the map is fitted to; 0 does without")
     parser.add_argument("--train-map", action="store_true", help="fit the map before the training, and train it too")
     parser.add_argument("--steps", type=int, default=300, help="of training after the reconstruction")
     parser.add_argument("--batch", type=int, default=32)
@@ -276,6 +276,8 @@ def main() -> None:
     )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
     options = parser.parse_args()
+    if options.train_map and not options.adapt_sentences:
+        parser.error("--train-map has no map to train with --adapt-sentences 0")
     from tokenizers import Tokenizer
 
     start_processes(options.seed, options.threads)

@@ -90,16 +90,13 @@ for row in rows:
 # size; nuLSQ's have begun to differ from each other.
 
 # %%
-quantizer = trained["nulsq"][2].input_quantizer
-found = quantizer.levels()
-print("thresholds", found.thresholds.numpy().round(3))
-print("levels    ", found.levels.numpy().round(3))
-spread = {
-    method: float(steps.max() / steps.min())
-    for method, model in trained.items()
-    for steps in [model[2].input_quantizer.levels().levels.diff()]
-}
-print("largest step to smallest:", {method: round(ratio, 3) for method, ratio in spread.items()})
+spread = {}
+for method, model in trained.items():
+    found = model[2].input_quantizer.levels()
+    steps = found.levels.diff()
+    spread[method] = float(steps.max() / steps.min())
+    print(f"{method}: thresholds {found.thresholds.numpy().round(3)}, levels {found.levels.numpy().round(3)}")
+    print(f"  largest step to smallest: {spread[method]:.3f}")
 assert spread["lsq"] < 1.0001 and spread["nulsq"] > 1.001
 
 # %% [markdown]
