@@ -6,6 +6,7 @@ or rows: its arrays stay in the cache, and nothing of size C * K * positions is 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 from torch import Tensor
@@ -63,6 +64,21 @@ class ConvColumns:
         """A value per codebook [C] as a factor of x, or None where one input belongs to several codebooks."""
         per_codebook = self._channels_each()
         return None if per_codebook is None else values.repeat_interleave(per_codebook)[: x.shape[1], None, None]
+
+    def windows(self, x: Tensor) -> kernels.Windows | None:
+        """Where columns lie in zero-bordered planes of x, or None where a codebook ends inside a channel."""
+        each = self._channels_each()
+        if each is None:
+            return None
+        (kh, kw), (dh, dw), (sh, sw) = self._kernel, self._dilations, self._strides
+        top, left, bottom, right = self._pads
+        height, width = x.shape[2] + top + bottom, x.shape[3] + left + right
+        elements = [
+            (channel * height + i * dh) * width + j * dw
+            for channel, i, j in itertools.product(range(each), range(kh), range(kw))
+        ]
+        layout = kernels.layout(each * height * width, self._out(x)[1], sh * width, sw, *elements)
+        return kernels.Windows(each, height, width, top, left, layout)
 
     def gather(self, x: Tensor, out: Tensor) -> None:
         """Write columns [B, C, V, L]: channel first, then kernel row, then kernel column, zero-padded to C * V."""
@@ -127,6 +143,10 @@ class RowColumns:
     def shape(self, x: Tensor) -> tuple[int, int, int, int]:
         """B, C, V, L."""
         return 1, self.num_codebooks, self.subvector_len, x.shape[0]
+
+    def windows(self, x: Tensor) -> kernels.Windows | None:
+        """None: rows are gathered."""
+        return None
 
     def per_input(self, values: Tensor, x: Tensor) -> Tensor | None:
         """A value per codebook [C] as a factor of x."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+
 from torch import Tensor
 
+from lutc.nn import kernels
 from lutc.nn.columns import Columns, Workspace
 
 
@@ -49,6 +52,31 @@ class InputGrid:
         columns.gather(x, inputs)
         clipped = self._clipped(inputs.mul_(self._inv_scale[:, None, None]))
         return columns.scatter(gradient.masked_fill_(clipped, 0), x)
+
+    def planes(self, x: Tensor, columns: Columns, work: Workspace) -> kernels.Planes:
+        """As `gather`, for the kernels, which find the columns of a convolution in planes of x."""
+        batch, codebooks, length, positions = columns.shape(x)
+        windows = columns.windows(x)
+        if windows is None:
+            data = work.get("columns", (batch, codebooks, length, positions), x)
+            self.gather(x, columns, data)
+            layout = kernels.layout(length * positions, positions, 0, 1, *range(0, length * positions, positions))
+        else:
+            data = work.get("planes", (batch, codebooks, windows.channels, windows.height, windows.width), x)
+            kernels.to_planes(x, self._for_kernels(), windows, data)
+            layout = windows.layout
+        return kernels.Planes(data, layout, length, positions)
+
+    def from_planes(self, gradient: Tensor, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
+        """As `scatter`, of what the kernels added up in planes like those of `planes`."""
+        windows = columns.windows(x)
+        if windows is None:
+            return self.scatter(gradient, x, columns, work)
+        return kernels.from_planes(gradient, x, self._for_kernels(), windows)
+
+    def _for_kernels(self) -> kernels.Grid:
+        inv_scale = None if self._inv_scale is None else self._inv_scale.contiguous()
+        return inv_scale, ctypes.c_float(self.low), ctypes.c_float(self.high), ctypes.c_float(self._step)
 
     def _per_input(self, x: Tensor, columns: Columns) -> Tensor | None:
         return None if self._inv_scale is None else columns.per_input(self._inv_scale, x)

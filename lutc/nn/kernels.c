@@ -1,8 +1,10 @@
 /* The inner loops of soft_pq.py and soft_tree.py, each one pass over a tile of positions in place of ten over whole arrays.
 
-Arrays are float32 and contiguous; grid [B, C, V + 2, L] holds columns, a row of ones and a row that is not read.
-A call does the codebooks first <= c < last, so that threads can share the work. K and V + 2 are at most LIMIT.
-A tile is TILE positions wide: WIDE vectors of LANES, one register each. */
+Arrays are float32 and contiguous. Inputs are planes [B, C, size], what a codebook sees of an image, with a border of
+zeros; the V elements of a column lie in them at fixed distances from where its position starts (`windows`).
+A call does the codebooks first <= c < last, so that threads can share the work. K and V are at most LIMIT.
+A tile is TILE positions wide: WIDE vectors of LANES, one register each. Tiles are copied before they are worked on: the
+rows of an array are often a multiple of 4 KiB apart, and so many of them have no room in the first-level cache. */
 
 #include <math.h>
 #include <stdint.h>
@@ -20,7 +22,13 @@ A tile is TILE positions wide: WIDE vectors of LANES, one register each. */
 #define TILE (LANES * WIDE)
 #define LIMIT 64
 #define GROUP 8
+#if LANES == 16
+#define ROWS 4 /* whose sums are in registers at a time */
+#else
+#define ROWS 2
+#endif
 #define OF_GROUP(i) _Pragma("GCC unroll 8") for (int i = 0; i < GROUP; i++)
+#define OF_ROWS(j) _Pragma("GCC unroll 4") for (int j = 0; j < ROWS; j++)
 #define EACH(w) _Pragma("GCC unroll 4") for (int w = 0; w < WIDE; w++)
 #define INLINE static inline __attribute__((always_inline))
 
@@ -31,6 +39,23 @@ typedef vec row[WIDE];
 
 INLINE vec all(float x) { return x - (vec){0}; }
 INLINE vec pick(ivec where, vec a, vec b) { return (vec)(((ivec)a & where) | ((ivec)b & ~where)); }
+
+/* Of a and b; b where they do not compare (NaN). */
+INLINE vec larger(vec a, vec b) {
+#ifdef __AVX512F__
+  return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+  return pick(a > b, a, b);
+#endif
+}
+
+INLINE vec smaller(vec a, vec b) {
+#ifdef __AVX512F__
+  return (vec)_mm512_min_ps((__m512)a, (__m512)b);
+#else
+  return pick(a < b, a, b);
+#endif
+}
 
 INLINE vec root(vec x) {
 #ifdef __AVX512F__
@@ -52,10 +77,10 @@ INLINE vec inverse(vec x) {
 #endif
 }
 
-/* exp(x), x <= 0, to about one rounding; 0 below -50, as numbers too small for full precision cost a hundred cycles. */
+/* exp(x), x <= 0, to about one rounding; below -50 that of -50, as products of numbers much smaller lose their precision
+   and take a hundred cycles. */
 INLINE vec exponential(vec x) {
-  ivec alive = x > all(-50.0f);
-  x = pick(alive, x, all(0));
+  x = larger(all(-50.0f), x);
   vec n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* nearest whole number */
   vec f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   vec p = 1.3981999e-3f + f * 1.9875691e-4f;
@@ -64,84 +89,168 @@ INLINE vec exponential(vec x) {
   p = p * f + 1.6666665e-1f;
   p = p * f + 5.0000001e-1f;
   p = (p * f) * f + f + 1.0f;
-  return (vec)((ivec)(p * (vec)((__builtin_convertvector(n, ivec) + 127) << 23)) & alive);
+#ifdef __AVX512F__
+  return (vec)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
+  return p * (vec)((__builtin_convertvector(n, ivec) + 127) << 23);
+#endif
 }
 
-/* A tile of an array whose rows are `stride` apart, in place where it is whole, else copied with zeros behind. */
-typedef struct { const float *at; long stride; } tile;
-
-INLINE tile whole(const row *rows) { return (tile){(const float *)rows, TILE}; }
-
-INLINE tile part(const float *from, int rows, long positions, long at, row *space) {
-  long width = positions - at;
-  if (width >= TILE) return (tile){from + at, positions};
-  for (int r = 0; r < rows; r++) {
-    EACH(w) space[r][w] = all(0);
-    memcpy(space[r], from + r * positions + at, width * sizeof(float));
+/* to (+)= from, n of them `step` apart in the plane, which is `from`, or `to` where they are added. */
+INLINE void line(float *to, const float *from, long n, long step, int add) {
+  long i = 0;
+  if (step == 1) {
+    for (; i + LANES <= n; i += LANES) {
+      if (add) *(unaligned *)(to + i) += *(const unaligned *)(from + i);
+      else *(unaligned *)(to + i) = *(const unaligned *)(from + i);
+    }
+    for (; i + 4 <= n; i += 4)
+      for (long j = i; j < i + 4; j++) to[j] = add ? to[j] + from[j] : from[j];
+    for (; i < n; i++) to[i] = add ? to[i] + from[i] : from[i];
   }
-  return whole(space);
+  for (; i < n; i++)
+    if (add) to[i * step] += from[i];
+    else to[i] = from[i * step];
 }
 
-INLINE vec get(tile from, long r, int w) { return *(const unaligned *)(from.at + r * from.stride + w * LANES); }
+/* How positions lie in planes: `size` floats of a codebook, `width` positions in a row, the distance to the next row and
+   to the next position, then the distance of each element from its position's start. */
+typedef struct { long size, width, down, right, element[LIMIT]; } windows;
+
+/* Copy a tile of columns [V, TILE] from a plane, zeros behind its end, or add it to the plane. */
+INLINE void columns(row *tile, float *plane, const windows *in, int V, long positions, long at, int add) {
+  long count = positions - at < TILE ? positions - at : TILE;
+  if (!add && count < TILE)
+    for (int v = 0; v < V; v++) EACH(w) tile[v][w] = all(0);
+  long y = at / in->width, x = at % in->width;
+  for (long l = 0, run; l < count; l += run, x = 0, y++) {
+    run = in->width - x < count - l ? in->width - x : count - l;
+    float *start = plane + y * in->down + x * in->right;
+    for (int v = 0; v < V; v++) {
+      float *element = start + in->element[v], *place = (float *)tile[v] + l;
+      line(add ? element : place, add ? place : element, run, in->right, add);
+    }
+  }
+}
 
 INLINE void store(float *to, const row from, long positions, long at) {
   if (positions - at >= TILE) memcpy(to + at, from, sizeof(row));
   else memcpy(to + at, from, (positions - at) * sizeof(float));
 }
 
-/* out [rows] = (out +) factors [rows, inner], rows `apart`, times in [inner]. */
-INLINE void product(row *restrict out, const float *restrict factors, long apart, tile in, int rows, int inner,
-                    int add) {
-  for (int r = 0; r < rows; r += 2) {
-    int s = r + 1 < rows ? r + 1 : r;
-    const float *f = factors + r * apart, *g = factors + s * apart;
-    row a, b;
-    EACH(w) { a[w] = add ? out[r][w] : all(0); b[w] = add ? out[s][w] : all(0); }
+/* out [rows] = factors [rows, inner] times in [inner], from zero, from what is there, or from the factor behind the last. */
+enum start { ZERO, THERE, BEHIND };
+INLINE void product(row *restrict out, const float *restrict factors, long apart, const row *in, int rows, int inner,
+                    enum start start) {
+  for (int r = 0; r < rows; r += ROWS) {
+    const float *f[ROWS];
+    vec sum[ROWS][WIDE];
+    OF_ROWS(j) {
+      int s = r + j < rows ? r + j : rows - 1;
+      f[j] = factors + s * apart;
+      EACH(w) sum[j][w] = start == THERE ? out[s][w] : all(start == BEHIND ? f[j][inner] : 0);
+    }
     for (int i = 0; i < inner; i++)
       EACH(w) {
-        vec x = get(in, i, w);
-        a[w] += f[i] * x;
-        b[w] += g[i] * x;
+        vec x = in[i][w];
+        OF_ROWS(j) sum[j][w] += f[j][i] * x;
       }
-    EACH(w) { out[s][w] = b[w]; out[r][w] = a[w]; }
+    OF_ROWS(j) if (r + j < rows) EACH(w) out[r + j][w] = sum[j][w];
   }
 }
 
-/* codes int32 [B, C, L]: the largest floor of score [C, K, V + 1] times columns and ones; the lowest index on ties, K - 1
-   where nothing compares (NaN). */
-void lutc_codes(const float *grid, const float *score, int32_t *codes, long batch, long codebooks, long centroids,
-                long rows, long positions, long first, long last) {
-  int K = (int)centroids, V = (int)rows - 2;
-  row space[LIMIT], found[LIMIT];
+/* planes [B, C, each, height, width] of x [B, channels, rows, cols], `top` and `left` in from their corner, zeros around
+   it and for channels that x lacks. With inv_scale [C] whole numbers: rounded half to even, clipped, multiples of step. */
+void lutc_planes(const float *x, const float *inv_scale, float low, float high, float step, float *planes, long batch,
+                 long codebooks, long each, long channels, long rows, long cols, long top, long left, long height,
+                 long width, long first, long last) {
+  for (long b = 0; b < batch; b++)
+    for (long c = first; c < last; c++)
+      for (long i = 0; i < each; i++) {
+        float *plane = planes + ((b * codebooks + c) * each + i) * height * width;
+        memset(plane, 0, height * width * sizeof(float));
+        if (c * each + i >= channels) continue;
+        for (long h = 0; h < rows; h++) {
+          const float *from = x + ((b * channels + c * each + i) * rows + h) * cols;
+          float *to = plane + (h + top) * width + left;
+          if (!inv_scale) memcpy(to, from, cols * sizeof(float));
+          for (long w = 0; inv_scale && w < cols; w++) {
+            float n = rintf(from[w] * inv_scale[c]);
+            n = n < low ? low : n;
+            n = n > high ? high : n;
+            if (step != 1) {
+              n += (float)((int)step / 2);
+              n = floorf((n > high ? high : n) / step) * step;
+            }
+            to[w] = n;
+          }
+        }
+      }
+}
+
+/* to_x = what planes hold of it; 0 where an input was clipped. */
+void lutc_from_planes(const float *planes, const float *x, const float *inv_scale, float low, float high, float *to_x,
+                      long batch, long codebooks, long each, long channels, long rows, long cols, long top, long left,
+                      long height, long width, long first, long last) {
+  for (long b = 0; b < batch; b++)
+    for (long i = first * each; i < last * each && i < channels; i++)
+      for (long h = 0; h < rows; h++) {
+        const float *from = planes + ((b * codebooks * each + i) * height + h + top) * width + left;
+        long at = ((b * channels + i) * rows + h) * cols;
+        for (long w = 0; w < cols; w++) {
+          float n = inv_scale ? rintf(x[at + w] * inv_scale[i / each]) : low;
+          to_x[at + w] = n < low || n > high ? 0 : from[w];
+        }
+      }
+}
+
+/* codes int32 [B, C, L]: the largest floor of score [C, K, V + 1] times columns and one; the lowest index on ties, K - 1
+   where nothing compares (NaN). Base, a power of two, is at least K; floors times base are exact in float32. */
+INLINE void find(const float *planes, const windows *in, const float *score, float base, int32_t *codes, long batch,
+                 long codebooks, int K, int V, long positions, long first, long last) {
+  row tile[LIMIT], found[LIMIT];
   for (long b = 0; b < batch; b++)
     for (long c = first; c < last; c++) {
       long index = b * codebooks + c;
       for (long at = 0; at < positions; at += TILE) {
         row best;
         ivec code[WIDE];
-        tile in = part(grid + index * rows * positions, V + 1, positions, at, space);
-        product(found, score + c * K * (V + 1), V + 1, in, K, V + 1, 0);
-        EACH(w) { best[w] = all(-INFINITY); code[w] = (ivec){0} + (K - 1); }
+        columns(tile, (float *)planes + index * in->size, in, V, positions, at, 0);
+        product(found, score + c * K * (V + 1), V + 1, tile, K, V, BEHIND);
+        EACH(w) best[w] = all(-16777216.0f); /* 2^24 */
         for (int k = 0; k < K; k++)
-          EACH(w) {
+          EACH(w) { /* the rank, K - 1 - k, sits below the score: the largest has the best score and the lowest index */
             vec s = found[k][w];
             for (int l = 0; l < LANES; l++) s[l] = floorf(s[l]);
-            ivec better = s > best[w];
-            code[w] = (((ivec){0} + k) & better) | (code[w] & ~better);
-            best[w] = pick(better, s, best[w]);
+            best[w] = larger(s * base + (float)(K - 1 - k), best[w]);
           }
+        EACH(w) code[w] = K - 1 - (__builtin_convertvector(best[w], ivec) & ((int)base - 1));
         store((float *)codes + index * positions, (vec *)code, positions, at);
       }
     }
 }
 
+void lutc_codes(const float *planes, const windows *in, const float *score, float base, int32_t *codes, long batch,
+                long codebooks, long K, long V, long positions, long first, long last) {
+  if (K == 16 && V == 9) find(planes, in, score, base, codes, batch, codebooks, 16, 9, positions, first, last);
+  else find(planes, in, score, base, codes, batch, codebooks, (int)K, (int)V, positions, first, last);
+}
+
 /* u [K] = table [K, M] times a tile of upstream [M, L]: how far each entry of the attention is wanted. */
 INLINE void wanted(row *u, const float *table, const float *upstream, int K, long outputs, long positions, long at,
                    row *space) {
+  long count = positions - at < TILE ? positions - at : TILE;
   for (long m = 0; m < outputs; m += LIMIT) {
     int some = outputs - m < LIMIT ? (int)(outputs - m) : LIMIT;
-    tile up = part(upstream + m * positions, some, positions, at, space);
-    product(u, table + m, outputs, up, K, some, m > 0);
+    for (int i = 0; i < some; i++) {
+      const float *from = upstream + (m + i) * positions + at;
+      if (count == TILE) EACH(w) space[i][w] = *(const unaligned *)(from + w * LANES);
+      else {
+        EACH(w) space[i][w] = all(0);
+        memcpy(space[i], from, count * sizeof(float));
+      }
+    }
+    product(u, table + m, outputs, space, K, some, m > 0 ? THERE : ZERO);
   }
 }
 
@@ -168,111 +277,139 @@ INLINE void learn(float *to_table, row *attention, const int32_t *codes, const f
 
 /* The whole backward of one piece. upstream [B, M, L]; turned [B, L, P] is the same with M padded to P, whole vectors.
 
-   r = root of (factors [C, K, V + 2] times columns, ones and |x|^2), at least floor; a = softmax of -r over K
+   r = root of (factors [C, K, V + 2] times columns, one and |x|^2), at least floor; a = softmax of -r over K
    to_table [C, K, P] += a times upstream, summed over positions; with codes [B, C, L], upstream where k is the code
    g = a (u - sum of a u), u = table [C, K, M] times upstream: the gradient of -r
-   to_columns [B, C, V, L] = pull [C, V, K] times g / r, less columns times (drag [C, K] times g / r)
-   moments [C, K, V + 1] += g / r times columns and ones, temperature [C] += g r, summed over positions */
-void lutc_backward(const float *grid, const float *factors, float floor, const float *upstream, const float *turned,
-                   const float *table, const int32_t *codes, const float *pull, const float *drag, float *to_columns, float *to_table,
-                   float *moments, float *temperature, long outputs, long padded, long batch, long codebooks,
-                   long centroids, long rows, long positions, long first, long last) {
-  int K = (int)centroids, V = (int)rows - 2;
-  row space[LIMIT + 1], r[LIMIT], a[LIMIT], p[LIMIT], out[LIMIT];
-  vec sums[LIMIT * LIMIT];
+   to_planes += pull [C, V, K] times g / r, less columns times (drag [C, K] times g / r), each where its column is
+   moments [C, K, V + 1] += g / r times columns and one, temperature [C] += g r, summed over positions */
+INLINE void turn_back(const float *planes, const windows *in, const float *factors, float floor, const float *upstream,
+                      const float *turned, const float *table, const int32_t *codes, const float *pull,
+                      const float *drag, float *to_planes, float *to_table, float *moments, float *temperature,
+                      long outputs, long padded, long batch, long codebooks, int K, int V, long positions, long first,
+                      long last) {
+  row space[LIMIT], tile[LIMIT], r[LIMIT], a[LIMIT], p[LIMIT], out[LIMIT];
+  vec sums[LIMIT][LIMIT + 1];
   memset(a, 0, sizeof(a));
+  memset(p, 0, sizeof(p));
   for (long c = first; c < last; c++) {
     vec heat = all(0);
-    memset(sums, 0, K * (V + 1) * sizeof(vec));
+    memset(sums, 0, sizeof(sums[0]) * ((K + ROWS - 1) / ROWS * ROWS));
     for (long b = 0; b < batch; b++) {
       long index = b * codebooks + c;
       for (long at = 0; at < positions; at += TILE) {
-        row square[1], low, sum;
+        row square, low, sum, inner;
         wanted(p, table + c * K * outputs, upstream + b * outputs * positions, K, outputs, positions, at, space);
-        tile in = part(grid + index * rows * positions, V + 1, positions, at, space);
-        EACH(w) square[0][w] = all(0);
-        for (int v = 0; v < V; v++) EACH(w) square[0][w] += get(in, v, w) * get(in, v, w);
-        product(r, factors + c * K * (V + 2), V + 2, in, K, V + 1, 0);
-        EACH(w) { low[w] = all(INFINITY); sum[w] = all(0); }
+        columns(tile, (float *)planes + index * in->size, in, V, positions, at, 0);
+        EACH(w) square[w] = sum[w] = inner[w] = all(0);
+        for (int v = 0; v < V; v++) EACH(w) square[w] += tile[v][w] * tile[v][w];
+        product(r, factors + c * K * (V + 2), V + 2, tile, K, V, BEHIND);
+        EACH(w) low[w] = all(INFINITY);
         for (int k = 0; k < K; k++) {
           float factor = factors[(c * K + k) * (V + 2) + V + 1];
           EACH(w) {
-            vec d = r[k][w] + factor * square[0][w];
-            d = root(pick(d < all(floor), all(floor), d));
-            r[k][w] = d;
-            low[w] = pick(d < low[w], d, low[w]);
+            r[k][w] = root(larger(all(floor), r[k][w] + factor * square[w]));
+            low[w] = smaller(r[k][w], low[w]);
           }
         }
         for (int k = 0; k < K; k++)
           EACH(w) {
             a[k][w] = exponential(low[w] - r[k][w]);
             sum[w] += a[k][w];
+            inner[w] += a[k][w] * p[k][w];
           }
-        row inner;
-        EACH(w) { sum[w] = 1.0f / sum[w]; inner[w] = all(0); }
+        EACH(w) {
+          sum[w] = 1.0f / sum[w];
+          inner[w] *= sum[w];
+        }
+        row pulled;
+        EACH(w) pulled[w] = all(0);
         for (int k = 0; k < K; k++)
           EACH(w) {
             a[k][w] *= sum[w];
-            inner[w] += a[k][w] * p[k][w];
-          }
-        EACH(w) sum[w] = all(0);
-        for (int k = 0; k < K; k++)
-          EACH(w) {
             vec g = a[k][w] * (p[k][w] - inner[w]);
             heat += g * r[k][w];
             p[k][w] = g * inverse(r[k][w]);
-            sum[w] += drag[c * K + k] * p[k][w];
+            pulled[w] += drag[c * K + k] * p[k][w];
           }
-        product(out, pull + c * V * K, K, whole(p), V, K, 0);
-        for (int v = 0; v < V; v++) {
-          EACH(w) out[v][w] -= get(in, v, w) * sum[w];
-          store(to_columns + (index * V + v) * positions, out[v], positions, at);
+        product(out, pull + c * V * K, K, p, V, K, ZERO);
+        for (int v = 0; v < V; v++) EACH(w) out[v][w] -= tile[v][w] * pulled[w];
+        columns(out, to_planes + index * in->size, in, V, positions, at, 1);
+        for (int k = 0; k < K; k += ROWS) {
+          for (int v = 0; v < V; v++) OF_ROWS(j) {
+            vec s = sums[k + j][v];
+            EACH(w) s += p[k + j][w] * tile[v][w];
+            sums[k + j][v] = s;
+          }
+          OF_ROWS(j) EACH(w) sums[k + j][V] += p[k + j][w];
         }
-        for (int k = 0; k < K; k++)
-          for (int v = 0; v <= V; v++) {
-            vec s = sums[k * (V + 1) + v];
-            EACH(w) s += p[k][w] * get(in, v, w);
-            sums[k * (V + 1) + v] = s;
-          }
         learn(to_table + c * K * padded, a, codes ? codes + index * positions : 0, turned + b * positions * padded, K,
               padded, positions, at);
       }
     }
-    for (int i = 0; i < K * (V + 1); i++)
-      for (int l = 0; l < LANES; l++) moments[c * K * (V + 1) + i] += sums[i][l];
+    for (int k = 0; k < K; k++)
+      for (int v = 0; v <= V; v++)
+        for (int l = 0; l < LANES; l++) moments[(c * K + k) * (V + 1) + v] += sums[k][v][l];
     for (int l = 0; l < LANES; l++) temperature[c] += heat[l];
   }
 }
 
-/* codes int32 [B, C, L] of trees: grid [B, C, V, L], dims int32 [C, levels], splits [C, K - 1] in the grid's units. */
-void lutc_tree_codes(const float *grid, const int32_t *dims, const float *splits, int32_t *codes, long levels,
-                     long batch, long codebooks, long centroids, long rows, long positions, long first, long last) {
-  for (long b = 0; b < batch; b++)
-    for (long c = first; c < last; c++) {
-      const float *in = grid + (b * codebooks + c) * rows * positions, *split = splits + c * (centroids - 1);
-      int32_t *out = codes + (b * codebooks + c) * positions;
-      for (long l = 0; l < positions; l++) out[l] = 0;
-      for (long level = 0; level < levels; level++) {
-        const float *x = in + dims[c * levels + level] * positions;
-        for (long l = 0; l < positions; l++) out[l] = 2 * out[l] + 1 + (x[l] >= split[out[l]]);
-      }
-      for (long l = 0; l < positions; l++) out[l] -= (int32_t)centroids - 1;
-    }
+void lutc_backward(const float *planes, const windows *in, const float *factors, float floor, const float *upstream,
+                   const float *turned, const float *table, const int32_t *codes, const float *pull, const float *drag,
+                   float *to_planes, float *to_table, float *moments, float *temperature, long outputs, long padded,
+                   long batch, long codebooks, long K, long V, long positions, long first, long last) {
+  if (K == 16 && V == 9)
+    turn_back(planes, in, factors, floor, upstream, turned, table, codes, pull, drag, to_planes, to_table, moments,
+              temperature, outputs, padded, batch, codebooks, 16, 9, positions, first, last);
+  else
+    turn_back(planes, in, factors, floor, upstream, turned, table, codes, pull, drag, to_planes, to_table, moments,
+              temperature, outputs, padded, batch, codebooks, (int)K, (int)V, positions, first, last);
 }
 
-/* The whole backward of one piece of trees; grid [B, C, V, L], dims int32 [C, levels], thresholds [C, K - 1] and step [C]
-   of the grid in units of x. m = (x - threshold) * sharpness and s = tanh(m) at every node; a = softmax over the leaves
-   of the signed sums of s on their paths; to_columns is in units of x; to_thresholds [C, K - 1] and temperature [C] are
-   added to; the others as in lutc_backward. */
-void lutc_tree_backward(const float *grid, const int32_t *dims, const float *thresholds, const float *step,
-                        float sharpness, const float *upstream, const float *turned, const float *table,
-                        const int32_t *codes, float *to_columns, float *to_table, float *to_thresholds,
-                        float *temperature, long levels, long outputs, long padded, long batch, long codebooks,
-                        long centroids, long rows, long positions, long first, long last) {
-  int K = (int)centroids, V = (int)rows;
-  row space[LIMIT], margin[LIMIT], side[LIMIT], a[LIMIT], p[LIMIT], out[LIMIT], heap[2 * LIMIT];
+/* The elements that a tree looks at, one a level, in place of all V. */
+INLINE windows looked_at(const windows *in, const int32_t *dims, long levels) {
+  windows found = *in;
+  for (long level = 0; level < levels; level++) found.element[level] = in->element[dims[level]];
+  return found;
+}
+
+/* codes int32 [B, C, L] of trees: dims int32 [C, levels], splits [C, K - 1] in units of the planes. */
+void lutc_tree_codes(const float *planes, const windows *in, const int32_t *dims, const float *splits, int32_t *codes,
+                     long levels, long batch, long codebooks, long K, long V, long positions, long first, long last) {
+  row tile[LIMIT];
+  for (long c = first; c < last; c++) {
+    windows seen = looked_at(in, dims + c * levels, levels);
+    const float *split = splits + c * (K - 1);
+    for (long b = 0; b < batch; b++) {
+      long index = b * codebooks + c;
+      for (long at = 0; at < positions; at += TILE) {
+        int32_t node[TILE] = {0};
+        columns(tile, (float *)planes + index * in->size, &seen, (int)levels, positions, at, 0);
+        for (long level = 0; level < levels; level++) {
+          const float *x = (const float *)tile[level];
+          for (int l = 0; l < TILE; l++) node[l] = 2 * node[l] + 1 + (x[l] >= split[node[l]]);
+        }
+        for (int l = 0; l < TILE; l++) node[l] -= (int32_t)K - 1;
+        long count = positions - at < TILE ? positions - at : TILE;
+        memcpy(codes + index * positions + at, node, count * sizeof(int32_t));
+      }
+    }
+  }
+}
+
+/* The whole backward of one piece of trees; dims int32 [C, levels], thresholds [C, K - 1] and step [C] of the planes in
+   units of x. m = (x - threshold) * sharpness and s = tanh(m) at every node; a = softmax over the leaves of the signed
+   sums of s on their paths; to_planes is in units of x; to_thresholds [C, K - 1] and temperature [C] are added to; the
+   others as in lutc_backward. */
+void lutc_tree_backward(const float *planes, const windows *in, const int32_t *dims, const float *thresholds,
+                        const float *step, float sharpness, const float *upstream, const float *turned,
+                        const float *table, const int32_t *codes, float *to_planes, float *to_table,
+                        float *to_thresholds, float *temperature, long levels, long outputs, long padded, long batch,
+                        long codebooks, long centroids, long V, long positions, long first, long last) {
+  int K = (int)centroids;
+  row space[LIMIT], tile[LIMIT], margin[LIMIT], side[LIMIT], a[LIMIT], p[LIMIT], out[LIMIT], heap[2 * LIMIT];
   memset(a, 0, sizeof(a));
   for (long c = first; c < last; c++) {
+    windows seen = looked_at(in, dims + c * levels, levels);
     vec heat = all(0), sums[LIMIT];
     memset(sums, 0, sizeof(sums));
     for (long b = 0; b < batch; b++) {
@@ -280,14 +417,13 @@ void lutc_tree_backward(const float *grid, const int32_t *dims, const float *thr
       for (long at = 0; at < positions; at += TILE) {
         row sum, inner;
         wanted(p, table + c * K * outputs, upstream + b * outputs * positions, K, outputs, positions, at, space);
-        tile in = part(grid + index * rows * positions, V, positions, at, space);
+        columns(tile, (float *)planes + index * in->size, &seen, (int)levels, positions, at, 0);
         EACH(w) { heap[0][w] = sum[w] = inner[w] = all(0); }
         for (int level = 0, n = 0; level < levels; level++)
           for (int end = 2 * n + 1; n < end; n++)
             EACH(w) {
-              vec x = get(in, dims[c * levels + level], w) * step[c];
-              vec m = (x - thresholds[c * (K - 1) + n]) * sharpness;
-              vec e = exponential(-2.0f * pick(m < all(0), -m, m)), s = (1.0f - e) * inverse(1.0f + e);
+              vec m = (tile[level][w] * step[c] - thresholds[c * (K - 1) + n]) * sharpness;
+              vec e = exponential(-2.0f * larger(m, -m)), s = (1.0f - e) * inverse(1.0f + e);
               s = pick(m < all(0), -s, s);
               margin[n][w] = m;
               side[n][w] = s;
@@ -306,8 +442,8 @@ void lutc_tree_backward(const float *grid, const int32_t *dims, const float *thr
             inner[w] += a[k][w] * p[k][w];
           }
         for (int k = 0; k < K; k++) EACH(w) heap[K - 1 + k][w] = a[k][w] * (p[k][w] - inner[w]);
-        for (int v = 0; v < V; v++) EACH(w) out[v][w] = all(0);
-        for (int level = (int)levels - 1, n = K - 2; level >= 0; level--)
+        for (int level = (int)levels - 1, n = K - 2; level >= 0; level--) {
+          EACH(w) out[level][w] = all(0);
           for (int end = (1 << level) - 1; n >= end; n--)
             EACH(w) {
               vec g = (heap[2 * n + 2][w] - heap[2 * n + 1][w]) * (1.0f - side[n][w] * side[n][w]);
@@ -315,9 +451,10 @@ void lutc_tree_backward(const float *grid, const int32_t *dims, const float *thr
               heat -= g * margin[n][w];
               g *= sharpness;
               sums[n] -= g;
-              out[dims[c * levels + level]][w] += g;
+              out[level][w] += g;
             }
-        for (int v = 0; v < V; v++) store(to_columns + (index * V + v) * positions, out[v], positions, at);
+        }
+        columns(out, to_planes + index * in->size, &seen, (int)levels, positions, at, 1);
         learn(to_table + c * K * padded, a, codes ? codes + index * positions : 0, turned + b * positions * padded, K,
               padded, positions, at);
       }

@@ -14,11 +14,15 @@ import shutil
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+Grid = tuple[Tensor | None, ctypes.c_float, ctypes.c_float, ctypes.c_float]
+"""inv_scale [C] or None, lowest and highest integer, and the step between them."""
 
 _LIMIT, _LANES = 64, 16  # as in kernels.c, or a multiple
 _FLAGS = (
@@ -55,30 +59,84 @@ def available() -> bool:
     return _library() is not None
 
 
-def usable(num_centroids: int, rows: int, x: Tensor) -> bool:
-    """Whether the kernels take these sizes and this kind of tensor: `rows` of the grid that x would be gathered to."""
-    fits = num_centroids <= _LIMIT and rows <= _LIMIT
+def usable(num_centroids: int, subvector_len: int, x: Tensor) -> bool:
+    """Whether the kernels take these sizes and this kind of tensor."""
+    fits = num_centroids <= _LIMIT and subvector_len <= _LIMIT
     return fits and x.dtype == torch.float32 and x.device.type == "cpu" and available()
 
 
-def codes(grid: Tensor, score: Tensor, num_centroids: int) -> Tensor:
+@dataclass(frozen=True)
+class Windows:
+    """Where columns of images lie in planes [B, C, channels, height, width]: images start at (top, left), zeros around
+    them; `layout` is how the kernels find columns."""
+
+    channels: int
+    height: int
+    width: int
+    top: int
+    left: int
+    layout: Tensor
+
+
+@functools.lru_cache(1024)
+def layout(size: int, width: int, down: int, right: int, *elements: int) -> Tensor:
+    """`windows` of kernels.c: floats a codebook, positions a row, steps down and right, and where elements lie."""
+    return torch.tensor([size, width, down, right, *elements, *[0] * (_LIMIT - len(elements))])
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Inputs [B, C, ...] in which `layout` finds the columns [B, C, subvector_len, positions]."""
+
+    data: Tensor
+    layout: Tensor
+    subvector_len: int
+    positions: int
+
+    def sizes(self, num_centroids: int) -> list[ctypes.c_long]:
+        sizes = (*self.data.shape[:2], num_centroids, self.subvector_len, self.positions)
+        return [ctypes.c_long(size) for size in sizes]
+
+
+def to_planes(x: Tensor, grid: Grid, windows: Windows, planes: Tensor) -> None:
+    """Write planes [B, C, channels, height, width] of x [B, Cin, H, W]; whole numbers with inv_scale [C]."""
+    _call("lutc_planes", planes.shape[1], x.contiguous(), *grid, planes, *_plane_sizes(x, windows, planes))
+
+
+def from_planes(planes: Tensor, x: Tensor, grid: Grid, windows: Windows) -> Tensor:
+    """What planes [B, C, channels, height, width] hold of x, shaped as x; zero where an input was clipped."""
+    to_x = torch.empty(x.shape)
+    inv_scale, low, high, _ = grid
+    arrays = (planes, x.contiguous(), inv_scale, low, high, to_x)
+    _call("lutc_from_planes", planes.shape[1], *arrays, *_plane_sizes(x, windows, planes))
+    return to_x
+
+
+def _plane_sizes(x: Tensor, windows: Windows, planes: Tensor) -> list[ctypes.c_long]:
+    frame = (windows.top, windows.left, windows.height, windows.width)
+    return [ctypes.c_long(size) for size in (*planes.shape[:2], windows.channels, *x.shape[1:], *frame)]
+
+
+def codes(planes: Planes, score: Tensor, base: int) -> Tensor:
     """Codes int32 [B, C, L] by score [C, K, V + 1], rounded down; see kernels.c."""
-    batch, codebooks, _, positions = grid.shape
-    found = torch.empty((batch, codebooks, positions), dtype=torch.int32)
-    _call("lutc_codes", grid, num_centroids, grid, score, found)
+    batch, codebooks = planes.data.shape[:2]
+    found = torch.empty((batch, codebooks, planes.positions), dtype=torch.int32)
+    sizes = planes.sizes(score.shape[1])
+    _call("lutc_codes", codebooks, planes.data, planes.layout, score, ctypes.c_float(base), found, *sizes)
     return found
 
 
-def tree_codes(grid: Tensor, dims: Tensor, splits: Tensor) -> Tensor:
-    """Codes int32 [B, C, L] of trees on grid [B, C, V, L]: dims int32 [C, levels], splits [C, K - 1] in its units."""
-    batch, codebooks, _, positions = grid.shape
-    found = torch.empty((batch, codebooks, positions), dtype=torch.int32)
-    _call("lutc_tree_codes", grid, splits.shape[1] + 1, grid, dims, splits, found, ctypes.c_long(dims.shape[1]))
+def tree_codes(planes: Planes, dims: Tensor, splits: Tensor) -> Tensor:
+    """Codes int32 [B, C, L] of trees: dims int32 [C, levels], splits [C, K - 1] in units of the planes."""
+    batch, codebooks = planes.data.shape[:2]
+    found = torch.empty((batch, codebooks, planes.positions), dtype=torch.int32)
+    sizes = (ctypes.c_long(dims.shape[1]), *planes.sizes(splits.shape[1] + 1))
+    _call("lutc_tree_codes", codebooks, planes.data, planes.layout, dims, splits, found, *sizes)
     return found
 
 
 def backward(
-    grid: Tensor,
+    planes: Planes,
     factors: Tensor,
     floor: float,
     upstream: Tensor,
@@ -86,24 +144,26 @@ def backward(
     codes: Tensor | None,
     pull: Tensor,
     drag: Tensor,
-    to_columns: Tensor,
+    to_planes: Tensor,
     to_table: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Write to_columns [B, C, V, L] and add to to_table [C, K, M], by codes [B, C, L] where given; see kernels.c.
+    """Add to to_planes, shaped as the planes, and to_table [C, K, M], by codes [B, C, L] where given; see kernels.c.
 
     Returns the moments [C, K, V + 1] and the gradient of the log temperature [].
     """
     codebooks, centroids = factors.shape[:2]
-    moments = grid.new_zeros(codebooks, centroids, grid.shape[2] - 1)
-    temperature = grid.new_zeros(codebooks)
+    moments = factors.new_zeros(codebooks, centroids, planes.subvector_len + 1)
+    temperature = factors.new_zeros(codebooks)
     with _Upstream(upstream, to_table) as given:
-        arrays = (grid, factors, ctypes.c_float(floor), *given.arrays, table, _int32(codes), pull, drag, to_columns)
-        _call("lutc_backward", grid, centroids, *arrays, given.to_table, moments, temperature, *given.sizes)
+        search = (planes.data, planes.layout, factors, ctypes.c_float(floor))
+        arrays = (*search, *given.arrays, table, _int32(codes), pull, drag, to_planes)
+        found = (given.to_table, moments, temperature)
+        _call("lutc_backward", codebooks, *arrays, *found, *given.sizes, *planes.sizes(centroids))
     return moments, temperature.sum()
 
 
 def tree_backward(
-    grid: Tensor,
+    planes: Planes,
     dims: Tensor,
     thresholds: Tensor,
     step: Tensor,
@@ -111,16 +171,18 @@ def tree_backward(
     upstream: Tensor,
     table: Tensor,
     codes: Tensor | None,
-    to_columns: Tensor,
+    to_planes: Tensor,
     to_table: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """As `backward`, for trees; returns the gradients of the thresholds [C, K - 1] and of the log temperature []."""
     to_thresholds = torch.zeros_like(thresholds)
-    temperature = grid.new_zeros(len(thresholds))
+    temperature = thresholds.new_zeros(len(thresholds))
     with _Upstream(upstream, to_table) as given:
-        arrays = (grid, dims, thresholds, step, ctypes.c_float(sharpness), *given.arrays, table, _int32(codes))
-        found = (to_columns, given.to_table, to_thresholds, temperature, ctypes.c_long(dims.shape[1]))
-        _call("lutc_tree_backward", grid, thresholds.shape[1] + 1, *arrays, *found, *given.sizes)
+        trees = (planes.data, planes.layout, dims, thresholds, step, ctypes.c_float(sharpness))
+        found = (to_planes, given.to_table, to_thresholds, temperature)
+        sizes = (ctypes.c_long(dims.shape[1]), *given.sizes, *planes.sizes(thresholds.shape[1] + 1))
+        arrays = (*trees, *given.arrays, table, _int32(codes))
+        _call("lutc_tree_backward", len(thresholds), *arrays, *found, *sizes)
     return to_thresholds, temperature.sum()
 
 
@@ -156,23 +218,19 @@ def _pointer(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def _call(
-    name: str, grid: Tensor, num_centroids: int, *arguments: Tensor | ctypes.c_float | ctypes.c_long | None
-) -> None:
+def _call(name: str, codebooks: int, *arguments: Tensor | ctypes.c_float | ctypes.c_long | None) -> None:
     """Run a kernel, its codebooks shared out to as many threads as torch uses."""
     library = _library()
     assert library is not None
     kernel = getattr(library, name)
     values = [a if a is None or isinstance(a, (ctypes.c_float, ctypes.c_long)) else _pointer(a) for a in arguments]
-    batch, codebooks, rows, positions = grid.shape
-    sizes = [ctypes.c_long(size) for size in (batch, codebooks, num_centroids, rows, positions)]
     threads = min(torch.get_num_threads(), codebooks)
     if threads == 1:
-        kernel(*values, *sizes, ctypes.c_long(0), ctypes.c_long(codebooks))
+        kernel(*values, ctypes.c_long(0), ctypes.c_long(codebooks))
         return
     ends = [codebooks * part // threads for part in range(threads + 1)]
 
     def share(first: int, last: int) -> None:
-        kernel(*values, *sizes, ctypes.c_long(first), ctypes.c_long(last))
+        kernel(*values, ctypes.c_long(first), ctypes.c_long(last))
 
     list(_pool(threads).map(share, ends[:-1], ends[1:]))

@@ -60,10 +60,10 @@ class ClosestCentroid:
 
     def codes(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
         """x as `columns` takes it -> int64 [B, C, L]; lowest index on ties."""
+        same = self._integer and self._score.dtype == x.dtype
+        if same and kernels.usable(self.num_centroids, columns.shape(x)[2], x):
+            return kernels.codes(self._grid.planes(x, columns, work), self._score, self._base).long()
         grid = self._augmented(x, columns, work)
-        same = self._integer and self._score.dtype == grid.dtype
-        if same and kernels.usable(self.num_centroids, grid.shape[2], grid):
-            return kernels.codes(grid, self._score, self.num_centroids).long()
         batch, codebooks, _, positions = grid.shape
         rows = grid[:, :, : self._score.shape[2]].flatten(0, 1).to(self._score.dtype)
         factors = _repeat(self._score, batch)
@@ -129,16 +129,16 @@ class ClosestCentroid:
     ) -> tuple[Tensor, list[Tensor]] | None:
         """`attention`, its products with table and upstream [B, M, L], and `gradients` in one pass, or None where that
         cannot be had. Adds to to_table [C, K, M]."""
-        if not kernels.usable(self.num_centroids, columns.shape(x)[2] + 2, x):
+        if not kernels.usable(self.num_centroids, columns.shape(x)[2], x):
             return None
-        grid = self._augmented(x, columns, work)
-        batch, codebooks, rows, positions = grid.shape
-        to_columns = work.get("to_columns", (batch, codebooks, rows - 2, positions), grid)
+        planes = self._grid.planes(x, columns, work)
+        to_planes = work.get("to_planes", planes.data.shape, planes.data).zero_()
         constants = (self._pull[:, :-1].contiguous(), self._drag.contiguous())
         moments, temperature = kernels.backward(
-            grid, self._factors, _DISTANCE_FLOOR, upstream, table, codes, *constants, to_columns, to_table
+            planes, self._factors, _DISTANCE_FLOOR, upstream, table, codes, *constants, to_planes, to_table
         )
-        return self._grid.scatter(to_columns, x, columns, work), [self._to_centroids(moments), temperature]
+        to_x = self._grid.from_planes(to_planes, x, columns, work)
+        return to_x, [self._to_centroids(moments), temperature]
 
     def _to_centroids(self, moments: Tensor) -> Tensor:
         """Sums [C, K, V + 1] over positions, of columns and ones -> gradient of the centroids."""

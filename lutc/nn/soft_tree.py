@@ -41,10 +41,10 @@ class TreeWalk:
 
     def codes(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
         """x as `columns` takes it -> int64 [B, C, L]."""
-        grid = self._columns(x, columns, work)
-        if kernels.usable(self.num_centroids, grid.shape[2], grid):
-            return kernels.tree_codes(grid, self._dims.int(), self._splits.contiguous()).long()
-        values = self._values(grid)
+        if kernels.usable(self.num_centroids, columns.shape(x)[2], x):
+            planes = self._grid.planes(x, columns, work)
+            return kernels.tree_codes(planes, self._dims.int(), self._splits.contiguous()).long()
+        values = self._values(self._columns(x, columns, work))
         node = torch.zeros_like(values[:, :, 0], dtype=torch.int64)
         for level in range(self._levels):
             threshold = self._splits[torch.arange(len(self._splits), device=node.device)[:, None], node]
@@ -91,14 +91,14 @@ class TreeWalk:
         """See ClosestCentroid.backward."""
         if not kernels.usable(self.num_centroids, columns.shape(x)[2], x):
             return None
-        grid = self._columns(x, columns, work)
-        to_columns = work.get("to_columns", grid.shape, grid)
+        planes = self._grid.planes(x, columns, work)
+        to_planes = work.get("to_planes", planes.data.shape, planes.data).zero_()
         thresholds, log_temperature = (parameter.detach() for parameter in self.parameters)
-        step = grid.new_ones(len(thresholds)) if self._step is None else self._step.flatten()
+        step = thresholds.new_ones(len(thresholds)) if self._step is None else self._step.flatten()
         sharpness = float((-log_temperature).exp())
-        trees = (grid, self._dims.int(), thresholds.contiguous(), step.contiguous(), sharpness)
-        found = kernels.tree_backward(*trees, upstream, table, codes, to_columns, to_table)
-        return self._grid.scatter(to_columns, x, columns, work), list(found)
+        trees = (planes, self._dims.int(), thresholds.contiguous(), step.contiguous(), sharpness)
+        found = kernels.tree_backward(*trees, upstream, table, codes, to_planes, to_table)
+        return self._grid.from_planes(to_planes, x, columns, work), list(found)
 
     def _columns(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
         """[B, C, V, L], on the grid with encode_dtype="int8"."""

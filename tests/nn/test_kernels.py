@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 import torch
@@ -35,6 +36,11 @@ def _compiler():
 def layer_of(kind: str, config: LUTConfig, outputs: int) -> tuple[LUTLayer, Tensor]:
     if kind == "conv":
         return LUTConv2d(3, outputs, 3, stride=2, padding=1, config=config), torch.randn(5, 3, 23, 13)
+    if kind == "two channels a codebook":  # the last has one
+        config = replace(config, subvector_len=18)
+        return LUTConv2d(5, outputs, 3, padding=(2, 0), dilation=(2, 1), config=config), torch.randn(3, 5, 9, 40)
+    if kind == "part of a channel a codebook":
+        return LUTConv2d(2, outputs, 3, padding=1, config=replace(config, subvector_len=5)), torch.randn(3, 2, 9, 9)
     return LUTLinear(22, outputs, config=config), torch.randn(131, 22)
 
 
@@ -48,13 +54,16 @@ def run(layer: LUTLayer, x: Tensor, upstream: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("free", [False, True])
-@pytest.mark.parametrize("encode_dtype", ["int8", "float32"])
 @pytest.mark.parametrize(
     ("kind", "num_centroids", "outputs", "temperature", "threads"),
     [("conv", 16, 7, 1.0, 1), ("conv", 16, 48, 0.02, 2), ("linear", 16, 70, 0.3, 1), ("linear", 2, 1, 1.0, 3),
-     ("conv", 64, 16, 0.3, 1)],
+     ("conv", 64, 16, 0.3, 1), ("two channels a codebook", 16, 9, 0.3, 2),
+     ("part of a channel a codebook", 8, 3, 0.3, 1)],
 )  # fmt: skip
-@pytest.mark.parametrize("encoder", ["l2", "tree"])
+@pytest.mark.parametrize(
+    ("encoder", "encode_dtype"),
+    [("l2", "int8"), ("l2", "int6"), ("l2", "float32"), ("tree", "int8"), ("tree", "float32")],
+)
 def test_codes_and_gradients_are_those_of_the_torch_operations(
     kind: str, num_centroids: int, outputs: int, temperature: float, threads: int, encode_dtype: str,
     free: bool, encoder: str, monkeypatch: pytest.MonkeyPatch,
