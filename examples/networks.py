@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from bert import EncoderLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -133,29 +134,6 @@ class MobileNetV2(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(F.relu6(self.last(self.blocks(F.relu6(self.stem(x))))).mean((2, 3)))
-
-
-class EncoderLayer(nn.Module):
-    """Self attention and a two-layer perceptron, each with its residual and then a layer norm."""
-
-    def __init__(self, width: int, heads: int, inner: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        self.attended, self.norm1 = nn.Linear(width, width), nn.LayerNorm(width, eps=1e-12)
-        self.up, self.down, self.norm2 = (
-            nn.Linear(width, inner),
-            nn.Linear(inner, width),
-            nn.LayerNorm(width, eps=1e-12),
-        )
-
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        query, key, value = (
-            dense(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for dense in (self.query, self.key, self.value)
-        )
-        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5 + bias
-        x = self.norm1(x + self.attended((scores.softmax(-1) @ value).transpose(1, 2).flatten(2)))
-        return self.norm2(x + self.down(F.gelu(self.up(x))))
 
 
 class BERT(nn.Module):

@@ -9,7 +9,6 @@ real sizes, and every command here takes them. Random weights say nothing about 
 # The network classes are in `examples/networks.py`. Token ids and a mask go in, class scores come out.
 
 # %%
-import importlib.util
 import sys
 from pathlib import Path
 from tempfile import mkdtemp
@@ -21,11 +20,8 @@ import lutc
 from lutc.benchmark.network_suite import benchmark_networks
 from lutc.benchmark.profile import profile
 
-example = Path(__file__).parents[1] / "examples" / "networks.py"
-spec = importlib.util.spec_from_file_location("networks", example)
-networks = importlib.util.module_from_spec(spec)
-sys.modules["networks"] = networks
-spec.loader.exec_module(networks)
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import networks
 
 folder = Path(mkdtemp())
 tokens = 32

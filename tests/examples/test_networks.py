@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,19 +13,9 @@ import lutc
 from lutc.onnx_runner import OnnxRunner
 from tests.execute import why_not_emulated
 
-ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+from networks import NETWORKS
 
-
-def _load() -> dict[str, Any]:
-    spec = importlib.util.spec_from_file_location("example_networks", ROOT / "examples" / "networks.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["example_networks"] = module
-    spec.loader.exec_module(module)
-    return module.NETWORKS
-
-
-NETWORKS = _load()
 SIZES = {"senet18": 40, "vgg11-cifar": 16, "mobilenetv2": 33, "minilm": 13}
 """Each kind once; what is left out has the layers of one that is here."""
 
