@@ -36,6 +36,8 @@ class Workspace:
 class ConvColumns:
     """Patches of images: x [B, Cin, H, W] <-> columns [B, C, V, OH*OW], y [B, M, OH*OW] <-> [B, M, OH, OW]."""
 
+    rows_first = False  # of outputs: channels are
+
     def __init__(
         self,
         num_codebooks: int,
@@ -130,6 +132,8 @@ class ConvColumns:
 
 class RowColumns:
     """Rows of a dense layer: x [N, D] <-> columns [1, C, V, N], y [1, M, N] <-> [N, M]."""
+
+    rows_first = True  # of outputs
 
     def __init__(self, num_codebooks: int, subvector_len: int) -> None:
         self.num_codebooks, self.subvector_len = num_codebooks, subvector_len

@@ -21,6 +21,7 @@ rows of an array are often a multiple of 4 KiB apart, and so many of them have n
 #define WIDE 4
 #define TILE (LANES * WIDE)
 #define LIMIT 64
+#define PART 64
 #define GROUP 8
 #if LANES == 16
 #define ROWS 4 /* whose sums are in registers at a time */
@@ -234,6 +235,40 @@ void lutc_codes(const float *planes, const windows *in, const float *score, floa
                 long codebooks, long K, long V, long positions, long first, long last) {
   if (K == 16 && V == 9) find(planes, in, score, base, codes, batch, codebooks, 16, 9, positions, first, last);
   else find(planes, in, score, base, codes, batch, codebooks, (int)K, (int)V, positions, first, last);
+}
+
+INLINE void add_rows(row *sums, const int32_t *code, const float *values, long padded, int count, int some) {
+  for (int l = 0; l < count; l++) {
+    const float *from = values + code[l] * padded;
+    for (int w = 0; w < some; w++) sums[l][w] += *(const unaligned *)(from + w * LANES);
+  }
+}
+
+/* y [B, M, L], or with by_position [B, L, M]: the sum over codebooks of values [C, K, P] at codes [B, C, L], times scale
+   [M]. P is M padded to whole vectors. The work is numbered in parts of PART positions, image after image. */
+void lutc_read(const int32_t *codes, const float *values, const float *scale, float *y, long by_position, long outputs,
+               long padded, long codebooks, long K, long positions, long first, long last) {
+  long parts = (positions + PART - 1) / PART, apart = by_position ? 1 : positions, step = by_position ? outputs : 1;
+  for (long part = first; part < last; part++) {
+    vec sums[PART][WIDE];
+    long b = part / parts, at = part % parts * PART;
+    int count = positions - at < PART ? (int)(positions - at) : PART;
+    const int32_t *code = codes + b * codebooks * positions + at;
+    for (long m = 0; m < outputs; m += TILE) {
+      int some = padded - m < TILE ? (int)(padded - m) / LANES : WIDE;
+      long end = outputs - m < TILE ? outputs - m : TILE;
+      memset(sums, 0, sizeof(sums));
+      for (long c = 0; c < codebooks; c++) {
+        const float *from = values + c * K * padded + m;
+        if (some == 1) add_rows(sums, code + c * positions, from, padded, count, 1);
+        else if (some == WIDE) add_rows(sums, code + c * positions, from, padded, count, WIDE);
+        else add_rows(sums, code + c * positions, from, padded, count, some);
+      }
+      float *to = y + b * outputs * positions + at * step + m * apart;
+      for (long j = 0; j < end; j++)
+        for (int l = 0; l < count; l++) to[j * apart + l * step] = ((const float *)sums[l])[j] * scale[m + j];
+    }
+  }
 }
 
 /* u [K] = table [K, M] times a tile of upstream [M, L]: how far each entry of the attention is wanted. */

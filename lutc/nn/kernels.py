@@ -24,7 +24,7 @@ from torch.nn import functional as F
 Grid = tuple[Tensor | None, ctypes.c_float, ctypes.c_float, ctypes.c_float]
 """inv_scale [C] or None, lowest and highest integer, and the step between them."""
 
-_LIMIT, _LANES = 64, 16  # as in kernels.c, or a multiple
+_LIMIT, _PART, _LANES = 64, 64, 16  # as in kernels.c, the lanes a multiple
 _FLAGS = (
     "-O3",
     "-std=gnu11",
@@ -135,6 +135,15 @@ def tree_codes(planes: Planes, dims: Tensor, splits: Tensor) -> Tensor:
     return found
 
 
+def read(codes: Tensor, values: Tensor, scale: Tensor, y: Tensor, *, by_position: bool) -> None:
+    """Write y [B, M, L], by_position [B, L, M]: values [C, K, M] at codes int32 [B, C, L], summed, times scale [M]."""
+    batch, codebooks, positions = codes.shape
+    values = F.pad(values, (0, -len(scale) % _LANES)).contiguous()
+    sizes = (len(scale), values.shape[2], codebooks, values.shape[1], positions)
+    arguments = (codes, values, scale, y, *(ctypes.c_long(size) for size in (by_position, *sizes)))
+    _call("lutc_read", batch * -(-positions // _PART), *arguments)
+
+
 def backward(
     planes: Planes,
     factors: Tensor,
@@ -218,17 +227,17 @@ def _pointer(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def _call(name: str, codebooks: int, *arguments: Tensor | ctypes.c_float | ctypes.c_long | None) -> None:
-    """Run a kernel, its codebooks shared out to as many threads as torch uses."""
+def _call(name: str, shares: int, *arguments: Tensor | ctypes.c_float | ctypes.c_long | None) -> None:
+    """Run a kernel, its codebooks or tiles shared out to as many threads as torch uses."""
     library = _library()
     assert library is not None
     kernel = getattr(library, name)
     values = [a if a is None or isinstance(a, (ctypes.c_float, ctypes.c_long)) else _pointer(a) for a in arguments]
-    threads = min(torch.get_num_threads(), codebooks)
+    threads = min(torch.get_num_threads(), shares)
     if threads == 1:
-        kernel(*values, ctypes.c_long(0), ctypes.c_long(codebooks))
+        kernel(*values, ctypes.c_long(0), ctypes.c_long(shares))
         return
-    ends = [codebooks * part // threads for part in range(threads + 1)]
+    ends = [shares * part // threads for part in range(threads + 1)]
 
     def share(first: int, last: int) -> None:
         kernel(*values, ctypes.c_long(first), ctypes.c_long(last))

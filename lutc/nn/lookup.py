@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from lutc.nn import kernels
 from lutc.nn.columns import Columns, Workspace
 from lutc.nn.soft_pq import ClosestCentroid
 from lutc.nn.soft_tree import TreeWalk
@@ -50,7 +51,10 @@ def hard_lookup(
         codes = search.codes(x[piece], columns, work)
         if keep is not None:
             keep.append(codes.to(torch.uint8))
-        codes += first
+        if scale is not None and codes.dtype == torch.int32:  # of the kernels; any order of sums of integers is exact
+            kernels.read(codes, values, scale, y[piece], by_position=columns.rows_first)
+            continue
+        codes = codes.long() + first
         rows = F.embedding_bag(codes.transpose(1, 2).reshape(-1, num_codebooks), flat, mode="sum")
         rows = rows if scale is None else rows * scale
         y[piece] = columns.to_output(rows.reshape(codes.shape[0], -1, outputs), x[piece])
@@ -62,7 +66,7 @@ def codes_of(x: Tensor, columns: Columns, search: Search) -> Tensor:
     """The codes of a whole batch, int64 [C, N]: N runs over images, then positions."""
     work = Workspace()
     pieces = columns.pieces(x, search.num_centroids)
-    return torch.cat([search.codes(x[piece], columns, work).transpose(0, 1).flatten(1) for piece in pieces], 1)
+    return torch.cat([search.codes(x[piece], columns, work).long().transpose(0, 1).flatten(1) for piece in pieces], 1)
 
 
 class _SoftLookup(torch.autograd.Function):

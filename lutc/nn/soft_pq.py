@@ -59,10 +59,10 @@ class ClosestCentroid:
         self._targets, self._step = exact.to(centroids.dtype), step.to(centroids.dtype)
 
     def codes(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
-        """x as `columns` takes it -> int64 [B, C, L]; lowest index on ties."""
+        """x as `columns` takes it -> int32 or int64 [B, C, L]; lowest index on ties."""
         same = self._integer and self._score.dtype == x.dtype
         if same and kernels.usable(self.num_centroids, columns.shape(x)[2], x):
-            return kernels.codes(self._grid.planes(x, columns, work), self._score, self._base).long()
+            return kernels.codes(self._grid.planes(x, columns, work), self._score, self._base)
         grid = self._augmented(x, columns, work)
         batch, codebooks, _, positions = grid.shape
         rows = grid[:, :, : self._score.shape[2]].flatten(0, 1).to(self._score.dtype)

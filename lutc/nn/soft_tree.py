@@ -40,10 +40,10 @@ class TreeWalk:
         self._paths = _paths(self._levels, split_thresholds)
 
     def codes(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
-        """x as `columns` takes it -> int64 [B, C, L]."""
+        """x as `columns` takes it -> int32 or int64 [B, C, L]."""
         if kernels.usable(self.num_centroids, columns.shape(x)[2], x):
             planes = self._grid.planes(x, columns, work)
-            return kernels.tree_codes(planes, self._dims.int(), self._splits.contiguous()).long()
+            return kernels.tree_codes(planes, self._dims.int(), self._splits.contiguous())
         values = self._values(self._columns(x, columns, work))
         node = torch.zeros_like(values[:, :, 0], dtype=torch.int64)
         for level in range(self._levels):
