@@ -3,6 +3,7 @@
 All convolutions but the first become tables: (16, 9) for 3x3, (16, 4) for 1x1. First every layer is reconstructed from
 a few hundred unlabelled images (least squares, minutes), then all are trained together with the float network as the
 teacher. `--epochs 0` stops after the reconstruction. An interrupted run goes on with the same command and --resume.
+The defaults are what did best so far with distances; trees learn faster (docs/accuracy.md).
 
     python examples/resnet20_cifar10.py --output runs/resnet20 --weights resnet20.safetensors --epochs 3
     torchrun --nproc-per-node 2 examples/resnet20_cifar10.py --output runs/resnet20 ...       # several processes
@@ -87,17 +88,18 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=3, help="of the lookup-table training")
     parser.add_argument("--steps", type=int, help="of the lookup-table training, instead of --epochs")
     parser.add_argument("--block-weight", type=float, default=1.0, help="of the blocks' errors in the loss")
-    parser.add_argument("--batch-norm", choices=("batch", "frozen"), default="frozen", help="statistics in training")
+    parser.add_argument("--batch-norm", choices=("batch", "frozen"), default="batch", help="statistics in training")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=1e-3, help="of batch norm, stem and head")
-    parser.add_argument("--centroid-lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=2e-3, help="of weights, batch norm, stem and head")
+    parser.add_argument("--centroid-lr", type=float, default=5e-4, help="of centroids, or a tree's thresholds")
     parser.add_argument("--table-lr", type=float, default=1e-3)
     parser.add_argument("--temperature-lr", type=float, default=1e-2)
     parser.add_argument("--temperature", choices=("learned", "fixed", "annealed"), default="learned")
     parser.add_argument("--calibration-images", type=int, default=512)
     parser.add_argument("--test-images", type=int, help="measure accuracy on so many; default: all")
-    parser.add_argument("--start", choices=("reconstruct", "fitted", "kmeans"), default="reconstruct",
-                        help="free tables, or weights, fitted layer by layer; or neither")  # fmt: skip
+    parser.add_argument("--start", choices=("reconstruct", "fitted", "kmeans"),
+                        help="free tables, or weights, fitted layer by layer; or neither. Default: weights, which train"
+                             " better, or free tables where there is no training")  # fmt: skip
     parser.add_argument("--trained", type=Path, help="trained.safetensors of an earlier run to start from instead")
     parser.add_argument("--encoder", choices=("l2", "tree"), default="l2")
     parser.add_argument("--encode-dtype", choices=("int8", "int6", "float32"), default="int8")
@@ -106,6 +108,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.steps is not None:
         options.epochs = float(options.steps > 0)
+    if options.start is None:
+        options.start = "fitted" if options.epochs > 0 else "reconstruct"
     rank, processes = start_processes(options.seed, options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
     folder = data_folder(options.data)
