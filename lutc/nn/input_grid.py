@@ -65,14 +65,15 @@ class InputGrid:
             data = work.get("planes", (batch, codebooks, windows.channels, windows.height, windows.width), x)
             kernels.to_planes(x, self._for_kernels(), windows, data)
             layout = windows.layout
-        return kernels.Planes(data, layout, length, positions)
+        return kernels.Planes(data, layout, length, positions, windows)
 
-    def from_planes(self, gradient: Tensor, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
-        """As `scatter`, of what the kernels added up in planes like those of `planes`."""
-        windows = columns.windows(x)
-        if windows is None:
+    def from_planes(
+        self, gradient: Tensor, planes: kernels.Planes, x: Tensor, columns: Columns, work: Workspace
+    ) -> Tensor:
+        """As `scatter`, of what the kernels added up in the shape of `planes`, which are those of x."""
+        if planes.windows is None:
             return self.scatter(gradient, x, columns, work)
-        return kernels.from_planes(gradient, x, self._for_kernels(), windows)
+        return kernels.from_planes(gradient, x, self._for_kernels(), planes.windows)
 
     def _for_kernels(self) -> kernels.Grid:
         inv_scale = None if self._inv_scale is None else self._inv_scale.contiguous()

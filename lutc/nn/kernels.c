@@ -107,7 +107,6 @@ INLINE void line(float *to, const float *from, long n, long step, int add) {
     }
     for (; i + 4 <= n; i += 4)
       for (long j = i; j < i + 4; j++) to[j] = add ? to[j] + from[j] : from[j];
-    for (; i < n; i++) to[i] = add ? to[i] + from[i] : from[i];
   }
   for (; i < n; i++)
     if (add) to[i * step] += from[i];
@@ -132,11 +131,6 @@ INLINE void columns(row *tile, float *plane, const windows *in, int V, long posi
       line(add ? element : place, add ? place : element, run, in->right, add);
     }
   }
-}
-
-INLINE void store(float *to, const row from, long positions, long at) {
-  if (positions - at >= TILE) memcpy(to + at, from, sizeof(row));
-  else memcpy(to + at, from, (positions - at) * sizeof(float));
 }
 
 /* out [rows] = factors [rows, inner] times in [inner], from zero, from what is there, or from the factor behind the last. */
@@ -226,7 +220,8 @@ INLINE void find(const float *planes, const windows *in, const float *score, flo
             best[w] = larger(s * base + (float)(K - 1 - k), best[w]);
           }
         EACH(w) code[w] = K - 1 - (__builtin_convertvector(best[w], ivec) & ((int)base - 1));
-        store((float *)codes + index * positions, (vec *)code, positions, at);
+        long count = positions - at < TILE ? positions - at : TILE;
+        memcpy(codes + index * positions + at, code, count * sizeof(int32_t));
       }
     }
 }
@@ -278,12 +273,8 @@ INLINE void wanted(row *u, const float *table, const float *upstream, int K, lon
   for (long m = 0; m < outputs; m += LIMIT) {
     int some = outputs - m < LIMIT ? (int)(outputs - m) : LIMIT;
     for (int i = 0; i < some; i++) {
-      const float *from = upstream + (m + i) * positions + at;
-      if (count == TILE) EACH(w) space[i][w] = *(const unaligned *)(from + w * LANES);
-      else {
-        EACH(w) space[i][w] = all(0);
-        memcpy(space[i], from, count * sizeof(float));
-      }
+      if (count < TILE) EACH(w) space[i][w] = all(0);
+      line((float *)space[i], upstream + (m + i) * positions + at, count, 1, 0);
     }
     product(u, table + m, outputs, space, K, some, m > 0 ? THERE : ZERO);
   }

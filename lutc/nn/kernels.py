@@ -86,12 +86,14 @@ def layout(size: int, width: int, down: int, right: int, *elements: int) -> Tens
 
 @dataclass(frozen=True)
 class Planes:
-    """Inputs [B, C, ...] in which `layout` finds the columns [B, C, subvector_len, positions]."""
+    """Inputs [B, C, ...] in which `layout` finds the columns [B, C, subvector_len, positions]; `windows` is None where
+    they are columns already."""
 
     data: Tensor
     layout: Tensor
     subvector_len: int
     positions: int
+    windows: Windows | None
 
     def sizes(self, num_centroids: int) -> list[ctypes.c_long]:
         sizes = (*self.data.shape[:2], num_centroids, self.subvector_len, self.positions)

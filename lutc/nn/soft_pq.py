@@ -137,7 +137,7 @@ class ClosestCentroid:
         moments, temperature = kernels.backward(
             planes, self._factors, _DISTANCE_FLOOR, upstream, table, codes, *constants, to_planes, to_table
         )
-        to_x = self._grid.from_planes(to_planes, x, columns, work)
+        to_x = self._grid.from_planes(to_planes, planes, x, columns, work)
         return to_x, [self._to_centroids(moments), temperature]
 
     def _to_centroids(self, moments: Tensor) -> Tensor:

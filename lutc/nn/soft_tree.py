@@ -98,7 +98,7 @@ class TreeWalk:
         sharpness = float((-log_temperature).exp())
         trees = (planes, self._dims.int(), thresholds.contiguous(), step.contiguous(), sharpness)
         found = kernels.tree_backward(*trees, upstream, table, codes, to_planes, to_table)
-        return self._grid.from_planes(to_planes, x, columns, work), list(found)
+        return self._grid.from_planes(to_planes, planes, x, columns, work), list(found)
 
     def _columns(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
         """[B, C, V, L], on the grid with encode_dtype="int8"."""
