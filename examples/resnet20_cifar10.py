@@ -240,9 +240,10 @@ def train_lut(
     def on_step(step: int, loss: float) -> None:
         if schedule is not None:
             schedule((step + 1) / steps)
-        if rank == 0 and (step + 1) % 25 == 0:
+        if rank == 0 and (step + 1) % 100 == 0:
             monitor(step + 1)
             monitor.save(options.output / "layers.csv")
+        if rank == 0 and (step + 1) % 25 == 0:
             with (options.output / "loss.csv").open("a") as file:
                 file.write(f"{step + 1},{loss}\n")
 

@@ -19,6 +19,7 @@ from lutc.nn.eval_mode import eval_mode
 from lutc.nn.layer import LUTLayer
 from lutc.nn.lookup import codes_of
 from lutc.nn.patches import split_subvectors
+from lutc.nn.quantizers.base import sums_by_index
 
 _MARGIN_ROWS = 2048  # of a layer's inputs; the histogram needs no more
 
@@ -68,7 +69,7 @@ class Monitor:
                 continue
             x = torch.cat([layer.column_input(part) for part in inputs[name]])
             codes = codes_of(x, layer.columns(), layer.search())
-            count = torch.nn.functional.one_hot(codes, layer.config.num_centroids).sum(1).double()
+            count = sums_by_index(codes, None, layer.config.num_centroids).double()
             self.margins[name] = _margins(layer, x)
             found.append(
                 MonitorRow(
@@ -142,7 +143,8 @@ def _margins(layer: LUTLayer, x: Tensor) -> Tensor:
     """Second-closest distance over the closest, less 1, of a sample of subvectors; empty for trees."""
     if layer.config.encoder == "tree":
         return torch.empty(0)
-    rows = layer.input_rows(x[: max(1, _MARGIN_ROWS // 64)])[:_MARGIN_ROWS]
+    rows_each = layer.columns().shape(x[:1])[3]
+    rows = layer.input_rows(x[: -(-_MARGIN_ROWS // max(rows_each, 1))])[:_MARGIN_ROWS]
     subvectors = split_subvectors(rows, layer.num_codebooks, layer.subvector_len)
     closest = torch.cdist(subvectors, layer.centroids.detach()).topk(2, largest=False).values
     return ((closest[..., 1] - closest[..., 0]) / closest[..., 0].clamp_min(1e-6)).flatten().cpu()
