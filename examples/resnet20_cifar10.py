@@ -103,6 +103,7 @@ def main() -> None:
     parser.add_argument("--trained", type=Path, help="trained.safetensors of an earlier run to start from instead")
     parser.add_argument("--encoder", choices=("l2", "tree"), default="l2")
     parser.add_argument("--encode-dtype", choices=("int8", "int6", "float32"), default="int8")
+    parser.add_argument("--metric", choices=("outputs", "inputs"), default="outputs", help="of distances to centroids")
     parser.add_argument("--table-dtype", choices=("int8", "float32"), default="int8")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
     options = parser.parse_args()
@@ -177,7 +178,12 @@ def prepare(
     rank: int,
 ) -> int:
     """Lookup tables in place of convolutions; the step to start training at."""
-    config = LUTConfig(encoder=options.encoder, encode_dtype=options.encode_dtype, table_dtype=options.table_dtype)
+    config = LUTConfig(
+        encoder=options.encoder,
+        encode_dtype=options.encode_dtype,
+        table_dtype=options.table_dtype,
+        metric=options.metric,
+    )
     if options.resume and checkpoint.exists():
         quantize_(model, config, **CHOSEN)
         return resume(checkpoint, model)
@@ -278,7 +284,8 @@ def finish(
     results["lookup tables in torch"] = accuracy(predict(model, test_x), test_y)
     save_file(model.state_dict(), options.output / "trained.safetensors")
     twin = ResNet20()
-    quantize_(twin, LUTConfig(encoder=options.encoder, encode_dtype="float32", table_dtype="float32"), **CHOSEN)
+    exact = LUTConfig(encoder=options.encoder, encode_dtype="float32", table_dtype="float32", metric=options.metric)
+    quantize_(twin, exact, **CHOSEN)
     twin.load_state_dict(model.state_dict(), strict=False)
     results["compiled artifact"] = compiled_accuracy(model, test_x, test_y, "resnet20_lut", options)
     results["float32 search and tables, compiled"] = compiled_accuracy(

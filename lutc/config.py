@@ -9,6 +9,7 @@ ENCODERS = ("l2", "tree")
 INTEGER_GRIDS = {"int8": 1, "int6": 4}  # step between the integers that inputs and centroids become
 ENCODE_DTYPES = ("float32", *INTEGER_GRIDS)
 TABLE_DTYPES = ("int8", "float32")
+METRICS = ("outputs", "inputs")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class LUTConfig:
         "float32" (exact search). Trees have no "int6".
     table_dtype : "int8" (one scale per output column) or "float32".
     table_bits : of the values of an int8 table; 4 keeps them in -7..7. They are stored as int8 all the same.
+    metric : what makes a centroid close: "outputs", the error it leaves in the outputs of the layer that is quantized,
+        or "inputs", the Euclidean distance of LUT-NN. Both cost the same at inference. Trees choose their splits by it.
     """
 
     num_centroids: int = 16
@@ -34,13 +37,20 @@ class LUTConfig:
     encode_dtype: str = "int8"
     table_dtype: str = "int8"
     table_bits: int = 8
+    metric: str = "outputs"
 
     def __post_init__(self) -> None:
         if not 2 <= self.num_centroids <= 256:
             raise ValueError(f"num_centroids must be in 2..256, not {self.num_centroids}")
         if self.subvector_len is not None and self.subvector_len < 1:
             raise ValueError(f"subvector_len must be at least 1, not {self.subvector_len}")
-        for name, allowed in (("encoder", ENCODERS), ("encode_dtype", ENCODE_DTYPES), ("table_dtype", TABLE_DTYPES)):
+        choices = (
+            ("encoder", ENCODERS),
+            ("encode_dtype", ENCODE_DTYPES),
+            ("table_dtype", TABLE_DTYPES),
+            ("metric", METRICS),
+        )
+        for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
         if self.encoder == "tree" and self.num_centroids & (self.num_centroids - 1):

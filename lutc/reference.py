@@ -49,18 +49,29 @@ def sums(x: np.ndarray, weight: np.ndarray, geometry: Mapping[str, Sequence[int]
     return (total if geometry is None else total.transpose(0, 3, 1, 2)).astype(np.int64)
 
 
-def distances(layer: LUTLayer, subvectors: np.ndarray, codebook: np.ndarray, code: np.ndarray) -> np.ndarray:
-    """|x - P|^2 in float64 for rows of subvectors [n, V], their codebook [n] and a code [n] each."""
-    centroids = layer.constants["centroids"]
+def distances(
+    layer: LUTLayer, subvectors: np.ndarray, codebook: np.ndarray, code: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a float32 search minimises, in float64, for rows of subvectors [n, V], their codebook [n] and a code [n]
+    each: |x - P|^2, or -2 (x.P + score_bias); and the size of the terms that a kernel makes it from and rounds."""
+    centroids, score_bias = layer.constants["centroids"], layer.constants.get("score_bias")
     assert centroids is not None
-    return ((subvectors.astype(np.float64) - centroids[codebook, code]) ** 2).sum(-1)
+    x, center = subvectors.astype(np.float64), centroids[codebook, code].astype(np.float64)
+    if score_bias is None:
+        found = ((x - center) ** 2).sum(-1)
+        return found, np.maximum((x**2).sum(-1), found)
+    bias = score_bias[codebook, code].astype(np.float64)
+    return -2 * ((x * center).sum(-1) + bias), 2 * (np.abs(x * center).sum(-1) + np.abs(bias))
 
 
 def _search(layer: LUTLayer, c: int, rows: np.ndarray) -> np.ndarray:
     centroids, inv_scale, score_bias = (layer.constants.get(n) for n in ("centroids", "inv_scale", "score_bias"))
     assert centroids is not None
     if inv_scale is None or score_bias is None:
-        return ((rows[:, None, :].astype(np.float64) - centroids[c].astype(np.float64)) ** 2).sum(-1).argmin(-1)
+        exact, centers = rows.astype(np.float64), centroids[c].astype(np.float64)
+        if score_bias is not None:
+            return (exact @ centers.T + score_bias[c].astype(np.float64)).argmax(-1)
+        return ((exact[:, None, :] - centers) ** 2).sum(-1).argmin(-1)
     xq = np.nan_to_num(_quantized(layer, c, rows)).astype(np.int32)
     score = xq @ centroids[c].astype(np.int32).T + score_bias[c]
     return (score >> 4).argmax(-1)

@@ -110,8 +110,11 @@ def _encode(
     for c in range(num_codebooks):
         sub = padded[:, c * length : (c + 1) * length]
         if encode_dtype == "float32":
-            distance = ((sub[:, None, :].astype(np.float64) - centroids[c].astype(np.float64)) ** 2).sum(-1)
-            codes[:, c] = distance.argmin(1)
+            exact, centers = sub.astype(np.float64), centroids[c].astype(np.float64)
+            if score_bias is not None:
+                codes[:, c] = (exact @ centers.T + score_bias[c].astype(np.float64)).argmax(1)
+            else:
+                codes[:, c] = ((exact[:, None, :] - centers) ** 2).sum(-1).argmin(1)
         else:
             assert inv_scale is not None and score_bias is not None and centroids.dtype == np.int8
             low, high = (-128, 127) if input_signed else (0, 255)

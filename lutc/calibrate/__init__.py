@@ -13,8 +13,9 @@ import numpy as np
 import onnx
 
 from lutc.calibrate.data import SampleData
-from lutc.calibrate.kmeans import kmeans
+from lutc.calibrate.kmeans import assign, kmeans, means
 from lutc.calibrate.layers import FloatLayer, Geometry, choose_layers
+from lutc.calibrate.metric import metric_root, output_metric
 from lutc.calibrate.rows import RowSample
 from lutc.config import LUTConfig
 from lutc.errors import InputError, LutcError, ModelImportError
@@ -47,8 +48,9 @@ def calibrate(
     """Learn codebooks for the conv and dense layers of a float model.
 
     Every layer's input is taken from the float model, cut into subvectors, and clustered (product quantization: Jegou,
-    Douze and Schmid, 2011; for layers: LUT-NN, Tang et al., 2023, section 3). Layers that read one tensor the same way
-    get the same codebooks, so their codes are computed once. A first conv on an image stays float unless ``layers``
+    Douze and Schmid, 2011; for layers: LUT-NN, Tang et al., 2023, section 3), by the errors that this makes in the
+    layer's outputs, or with metric="inputs" by Euclidean distances. Layers that read one tensor the same way get the
+    same codebooks, so their codes are computed once. A first conv on an image stays float unless ``layers``
     names it.
 
     Parameters
@@ -86,8 +88,9 @@ def calibrate(
     tell("inputs", f"{inputs.count} samples in batches of {inputs.batch}", _since(start))
 
     start = time.perf_counter()
-    clustered = {key: _cluster(sample, key[2], config, seed) for key, sample in rows.items()}
-    tell("k-means", f"{sum(len(centroids) for centroids, _, _ in clustered.values())} codebooks", _since(start))
+    weights = {key: [layer.weight for layer in chosen if reads[layer.name] == key] for key in rows}
+    clustered = {key: _cluster(sample, key[2], weights[key], config, seed) for key, sample in rows.items()}
+    tell("k-means", f"{sum(len(parts['centroids']) for parts in clustered.values())} codebooks", _since(start))
     return Codebooks(_codebook(name, clustered[key], config) for name, key in reads.items())
 
 
@@ -183,33 +186,32 @@ def _check_values(values: np.ndarray, tensor: str, source: str) -> None:
 
 
 def _cluster(
-    sample: RowSample, length: int, config: LUTConfig, seed: int
-) -> tuple[np.ndarray, np.ndarray | None, bool]:
-    """(centroids [C, K, V], inv_scale [C] or None, input_signed) of the rows a layer reads."""
+    sample: RowSample, length: int, weights: Sequence[np.ndarray], config: LUTConfig, seed: int
+) -> dict[str, Any]:
+    """centroids, metric, inv_scale and input_signed for the rows that layers with these weights [M, D] read."""
     assert sample.rows is not None and sample.low is not None and sample.high is not None
     count = -(-sample.rows.shape[1] // length)
     pad = count * length - sample.rows.shape[1]
     data = np.pad(sample.rows, ((0, 0), (0, pad))).reshape(-1, count, length).transpose(1, 0, 2)
-    centroids = kmeans(np.ascontiguousarray(data), config.num_centroids, seed=seed)
-    signed = bool((sample.low < 0).any())
+    data = np.ascontiguousarray(data)
+    found: dict[str, Any] = {"input_signed": bool((sample.low < 0).any())}
+    if config.metric == "outputs":
+        found["metric"] = output_metric(weights, count, length).astype(np.float32)
+        seen = (data @ metric_root(found["metric"])).astype(np.float32)
+        codes, _ = assign(seen, kmeans(seen, config.num_centroids, seed=seed))
+        found["centroids"] = means(data, codes, config.num_centroids)
+    else:
+        found["centroids"] = kmeans(data, config.num_centroids, seed=seed)
     if config.grid is None:
-        return centroids, None, signed
+        return found
     low = np.pad(sample.low, (0, pad)).reshape(count, length).min(1)
     high = np.pad(sample.high, (0, pad)).reshape(count, length).max(1)
-    return centroids, inverse_scale(low, high, signed, config.grid), signed
+    return found | {"inv_scale": inverse_scale(low, high, found["input_signed"], config.grid)}
 
 
-def _codebook(name: str, parts: tuple[np.ndarray, np.ndarray | None, bool], config: LUTConfig) -> Codebook:
-    centroids, inv_scale, signed = parts
-    return Codebook(
-        name,
-        centroids,
-        inv_scale,
-        encode_dtype=config.encode_dtype,
-        encoder=config.encoder,
-        table_dtype=config.table_dtype,
-        input_signed=signed,
-    )
+def _codebook(name: str, parts: dict[str, Any], config: LUTConfig) -> Codebook:
+    options = {option: getattr(config, option) for option in ("encode_dtype", "encoder", "table_dtype")}
+    return Codebook(name, **parts, **options)
 
 
 def _since(start: float) -> float:

@@ -32,6 +32,12 @@ def assign(data: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndar
     return codes, np.maximum(nearest, 0)
 
 
+def means(data: np.ndarray, codes: np.ndarray, num_centroids: int) -> np.ndarray:
+    """Means [C, K, V] of data [C, N, V] by codes [C, N]; that of all rows for a code without any."""
+    sums, count = _sums(data, codes, num_centroids)
+    return np.where(count > 0, sums / np.maximum(count, 1), data.mean(1, keepdims=True))
+
+
 def _cluster(data: np.ndarray, num_centroids: int, iterations: int, rng: np.random.Generator) -> np.ndarray:
     centroids = _plus_plus(data, num_centroids, rng)
     previous = None
@@ -64,11 +70,16 @@ def _plus_plus(data: np.ndarray, num_centroids: int, rng: np.random.Generator) -
 
 def _means(data: np.ndarray, codes: np.ndarray, distance: np.ndarray, num_centroids: int) -> np.ndarray:
     """Means of the points of each centroid; those without points take the points that fit worst, one each."""
-    one_hot = (codes[:, None, :] == np.arange(num_centroids)[:, None]).astype(np.float32)
-    count = one_hot.sum(-1)
-    centroids = (one_hot @ data) / np.maximum(count, 1)[:, :, None]
-    for codebook in np.flatnonzero((count == 0).any(1)):
+    sums, count = _sums(data, codes, num_centroids)
+    centroids = sums / np.maximum(count, 1)
+    for codebook in np.flatnonzero((count == 0).any((1, 2))):
         empty = np.flatnonzero(count[codebook] == 0)
         worst = np.argsort(-distance[codebook], kind="stable")[: len(empty)]
         centroids[codebook, empty[: len(worst)]] = data[codebook, worst]
     return centroids
+
+
+def _sums(data: np.ndarray, codes: np.ndarray, num_centroids: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sums [C, K, V] and numbers [C, K, 1] of the points of each centroid."""
+    one_hot = (codes[:, None, :] == np.arange(num_centroids)[:, None]).astype(np.float32)
+    return one_hot @ data, one_hot.sum(-1, keepdims=True)

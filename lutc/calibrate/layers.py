@@ -6,12 +6,14 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from lutc.errors import LoweringError
 from lutc.importers.names import did_you_mean
 from lutc.importers.onnx_domains import STANDARD_DOMAINS
-from lutc.importers.onnx_graph import all_nodes, constants
+from lutc.importers.onnx_graph import all_nodes, constants, weight_rows
 
 _IMAGE_CHANNELS = 4
 
@@ -26,13 +28,15 @@ class Geometry:
     pads: tuple[int, int, int, int] | str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FloatLayer:
     """A conv (with geometry) or dense layer with a constant weight; `input` is the tensor it reads."""
 
     name: str
     input: str
     geometry: Geometry | None
+    weight: np.ndarray
+    """float32 [M, D]."""
     reads_image: bool = False
 
 
@@ -90,7 +94,8 @@ def find_layers(model: onnx.ModelProto) -> tuple[list[FloatLayer], dict[str, str
         weight = known[node.input[1]]
         geometry = _geometry(attributes, list(weight.dims)) if node.op_type == "Conv" else None
         image = geometry is not None and node.input[0] in inputs and weight.dims[1] <= _IMAGE_CHANNELS
-        eligible.append(FloatLayer(node.name, node.input[0], geometry, image))
+        rows = weight_rows(node.op_type, numpy_helper.to_array(weight), attributes)
+        eligible.append(FloatLayer(node.name, node.input[0], geometry, rows, image))
     return eligible, skipped
 
 

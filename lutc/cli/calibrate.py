@@ -16,7 +16,7 @@ from lutc.cli.options import (
     seed_option,
     verbosity_options,
 )
-from lutc.config import ENCODE_DTYPES, TABLE_DTYPES
+from lutc.config import ENCODE_DTYPES, METRICS, TABLE_DTYPES
 
 
 @click.command("calibrate", short_help="Learn codebooks for a float model from sample inputs.")
@@ -31,6 +31,12 @@ from lutc.config import ENCODE_DTYPES, TABLE_DTYPES
               help="Arithmetic of the centroid search.  [default: int8]")  # fmt: skip
 @click.option("--table-dtype", type=click.Choice(TABLE_DTYPES), default="int8",
               help="Type of the table entries.  [default: int8]")  # fmt: skip
+@click.option(
+    "--metric",
+    type=click.Choice(METRICS),
+    default="outputs",
+    help="What makes a centroid close: errors in the layer's outputs, or in its inputs.  [default: outputs]",
+)
 @click.option("--layers", multiple=True, metavar="PATTERN",
               help="Only layers with such names; may be repeated.  [default: all but a first conv]")  # fmt: skip
 @click.option("--keep-float", multiple=True, metavar="PATTERN",

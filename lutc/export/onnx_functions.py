@@ -43,6 +43,7 @@ class Variant:
     has_bias: bool
     has_mult: bool
     encoder: str = "l2"
+    has_score_bias: bool = False
 
     @classmethod
     def of_node(cls, node: NodeProto) -> Variant:
@@ -56,6 +57,7 @@ class Variant:
             has_bias=bool(present.get("bias")),
             has_mult=bool(present.get("mult")),
             encoder=attributes["encoder"].decode(),
+            has_score_bias=bool(present.get("score_bias")),
         )
 
     @property
@@ -67,6 +69,8 @@ class Variant:
         parts = ["tree"] * (self.encoder == "tree") + [self.encode_dtype]
         if self.integer:
             parts.append("signed" if self.input_signed else "unsigned")
+        elif self.has_score_bias:
+            parts.append("scored")
         return "_".join(parts + ["bias"] * self.has_bias + ["mult"] * self.has_mult)
 
 
@@ -192,11 +196,10 @@ def _encode(body: Body, variant: Variant, subvectors: str) -> str:
     """[C, N, V] -> codes int64 [C, N]; the lowest index wins a tie."""
     exact = body.cast("centroids", TensorProto.DOUBLE)
     transposed = body.op("Transpose", [exact], perm=[0, 2, 1])
-    if variant.integer:
-        inputs = _quantized(body, variant, subvectors)
+    inputs = _quantized(body, variant, subvectors) if variant.integer else subvectors
+    if variant.integer or variant.has_score_bias:
         offset = body.cast("score_bias", TensorProto.DOUBLE)
     else:
-        inputs = subvectors
         norm = body.op("ReduceSum", [body.op("Mul", [exact, exact]), body.ints(2)], keepdims=0)
         offset = body.op("Mul", [norm, body.scalar(-0.5, TensorProto.DOUBLE)])
     dot = body.op("MatMul", [body.cast(inputs, TensorProto.DOUBLE), transposed])

@@ -27,6 +27,7 @@ class Codebook:
     encoder : "l2", or "tree": codes are found by hash trees, and a centroid is what a leaf stands for in the table.
     table_dtype : "int8" or "float32".
     input_signed : whether inputs can be negative (8-bit range -128..127) or not (0..255).
+    metric : float32 [C, V, V], symmetric: the square of a distance d is d.(metric d). None is Euclidean; not for trees.
     split_dims, split_thresholds : int32 [C, L] and float32 [C, K - 1], K = 2^L, of trees only: the element of the
         subvector that each level looks at, and what it is compared with at each node (in units of the input).
 
@@ -42,6 +43,7 @@ class Codebook:
     encoder: str = "l2"
     table_dtype: str = "int8"
     input_signed: bool = True
+    metric: np.ndarray | None = None
     split_dims: np.ndarray | None = None
     split_thresholds: np.ndarray | None = None
 
@@ -50,6 +52,7 @@ class Codebook:
             _option_problem(self)
             or _centroid_problem(self.centroids)
             or _inv_scale_problem(self)
+            or _metric_problem(self)
             or _tree_problem(self)
         )
         if problem is not None:
@@ -75,20 +78,40 @@ class Codebook:
 
         Per codebook s = 127 / max|P|; integers are round_half_even(P * s); score_bias is -|P|^2 / 2 of the rounded
         centroids in units of 1 / (inv_scale * s), so `xq . cq + score_bias` is largest for the closest centroid. With
-        "int6" s = 124 / max|P|, integers are multiples of 4 and score_bias is one of 16.
+        "int6" s = 124 / max|P|, integers are multiples of 4 and score_bias is one of 16. With a metric G the integers
+        are those of G P, and score_bias is -P.G P / 2, less what their rounding adds to a score where the input is P.
         """
         if self.inv_scale is None:
             raise ValueError(f'codebook "{self.name}" has encode_dtype={self.encode_dtype!r}: it has no integer form')
-        exact, grid = self.centroids.astype(np.float64), INTEGER_GRIDS[self.encode_dtype]
+        grid = INTEGER_GRIDS[self.encode_dtype]
+        exact, norm = self._linear_scores()
         limit = 127 // grid * grid
         peak = np.abs(exact).max(axis=(1, 2))
         alive = peak > _SMALLEST_RANGE
         scale = np.where(alive, limit / np.where(alive, peak, 1.0), 1.0)
         integers = np.clip(grid * np.rint(exact * scale[:, None, None] / grid), -limit, limit)
-        norm = ((integers / scale[:, None, None]) ** 2).sum(-1)
+        rounded = integers / scale[:, None, None]
+        if self.metric is None:
+            norm = (rounded**2).sum(-1)
+        else:
+            norm = norm + 2 * (self.centroids * (rounded - exact)).sum(-1)
         bias = grid**2 * np.rint(-0.5 * norm * (self.inv_scale.astype(np.float64) * scale)[:, None] / grid**2)
         bounded = np.clip(bias, -SCORE_BIAS_LIMIT, SCORE_BIAS_LIMIT)
         return integers.astype(np.int8), self.inv_scale, bounded.astype(np.int32)
+
+    def float_form(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """What a float32 search reads: centroids float32 [C, K, V] that distances are measured to, and None; or with a
+        metric G P and score_bias float32 [C, K], -P.G P / 2, so that `x . G P + score_bias` is largest."""
+        if self.metric is None:
+            return self.centroids, None
+        pulls, norm = self._linear_scores()
+        return pulls.astype(np.float32), (-0.5 * norm).astype(np.float32)
+
+    def _linear_scores(self) -> tuple[np.ndarray, np.ndarray]:
+        """Float64 G P [C, K, V] and P.G P [C, K]."""
+        exact = self.centroids.astype(np.float64)
+        pulls = exact if self.metric is None else exact @ self.metric.astype(np.float64)
+        return pulls, (exact * pulls).sum(-1)
 
     def tree_form(self) -> tuple[np.ndarray, np.ndarray]:
         """What a walk reads: (split_dims, split_thresholds), the latter in 8-bit steps for int8 encode.
@@ -150,6 +173,20 @@ def _tree_problem(codebook: Codebook) -> tuple[str, str] | None:
         return tree_problem(*trees, *codebook.centroids.shape)
     if any(array is not None for array in trees):
         return f"it has trees with encoder {codebook.encoder!r}", 'drop split_dims and split_thresholds, or set "tree"'
+    return None
+
+
+def _metric_problem(codebook: Codebook) -> tuple[str, str] | None:
+    metric = codebook.metric
+    if metric is None:
+        return None
+    if codebook.encoder == "tree":
+        return "it has a metric and trees, which measure no distances", "drop the metric"
+    (count, _, length), text = codebook.centroids.shape, f"its metric is {metric.dtype}{list(metric.shape)}"
+    if metric.dtype != np.float32 or metric.shape != (count, length, length):
+        return text, f"store float32[{count}, {length}, {length}], one matrix a codebook"
+    if not np.isfinite(metric).all():
+        return "its metric holds NaN or infinity", "look for NaN in the weights it was made of"
     return None
 
 

@@ -1,8 +1,9 @@
 """Codebook files (.safetensors): the codebooks of many layers under their names.
 
-Per layer NAME: tensors "NAME.centroids" float32 [C, K, V] and, for int8 encode, "NAME.inv_scale" float32 [C]; for
-trees also "NAME.split_dims" int32 [C, L] and "NAME.split_thresholds" float32 [C, K - 1]. The metadata holds "format",
-"format_version" and "config", a JSON object {NAME: {encode_dtype, encoder, ...}}.
+Per layer NAME: tensors "NAME.centroids" float32 [C, K, V] and, for int8 encode, "NAME.inv_scale" float32 [C]; where
+distances are not Euclidean "NAME.metric" float32 [C, V, V]; for trees "NAME.split_dims" int32 [C, L] and
+"NAME.split_thresholds" float32 [C, K - 1]. The metadata holds "format", "format_version" and "config", a JSON object
+{NAME: {encode_dtype, encoder, ...}}.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = ["FORMAT", "FORMAT_VERSION", "Codebook", "Codebooks"]
 
 FORMAT = "lutc-codebooks"
 FORMAT_VERSION = 1
-_PARTS = ("centroids", "inv_scale", "split_dims", "split_thresholds")
+_PARTS = ("centroids", "inv_scale", "metric", "split_dims", "split_thresholds")
 _OPTIONS = {"encode_dtype": str, "encoder": str, "table_dtype": str, "input_signed": bool}
 
 

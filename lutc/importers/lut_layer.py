@@ -24,7 +24,8 @@ class LUTLayer:
     """A LUTDense (geometry is empty) or LUTConv2d node: its constants under their names and its attributes.
 
     constants: centroids [C, K, V] float32 or int8, table [C, K, M] int8 or float32, table_scale [M] float32, and bias
-    [M] float32, inv_scale [C] float32, score_bias [C, K] int32, mult [C] uint8 or None each. Trees have split_dims
+    [M] float32, inv_scale [C] float32, score_bias [C, K] int32 (float32 of a float32 search), mult [C] uint8 or None
+    each. Trees have split_dims
     [C, L] int32 and split_thresholds [C, K - 1] float32 in place of centroids and score_bias, and a subvector_len.
     geometry: kernel_shape, strides, pads (top, left, bottom, right) and dilations, for a conv.
     """
@@ -136,7 +137,7 @@ class LUTLayer:
             "table_scale": ((outputs,), ("float32",)),
             "bias": ((outputs,), ("float32",)),
             "inv_scale": ((count,), ("float32",)),
-            "score_bias": ((count, centers), ("int32",)),
+            "score_bias": ((count, centers), ("int32",) if integer else ("float32",)),
             "mult": ((count,), ("uint8",)),
         }
         for name, (shape, dtypes) in expected.items():
@@ -151,8 +152,9 @@ class LUTLayer:
 
     def _presence_problem(self, integer: bool) -> Problem | None:
         trees = self.encoder == "tree"
-        for name, needed in (("inv_scale", integer), ("score_bias", integer and not trees)):
-            if (self.constants.get(name) is not None) != needed:
+        wanted = {"inv_scale": (integer, integer), "score_bias": (integer and not trees, not trees)}
+        for name, (needed, allowed) in wanted.items():
+            if not (allowed if self.constants.get(name) is not None else not needed):
                 state = "is missing" if needed else "is given"
                 encoder = f" and encoder {self.encoder!r}" if trees else ""
                 return f"its {name} {state} with encode_dtype {self.encode_dtype!r}{encoder}", _EXPORT_AGAIN
@@ -169,7 +171,7 @@ class LUTLayer:
         return None
 
     def _value_problem(self) -> Problem | None:
-        for name in ("centroids", "table", "table_scale", "bias", "inv_scale"):
+        for name in ("centroids", "table", "table_scale", "bias", "inv_scale", "score_bias"):
             array = self.constants.get(name)
             if array is not None and array.dtype == np.float32 and not np.isfinite(array).all():
                 return f"its {name} holds NaN or infinity", "look for a training run that diverged, and export again"

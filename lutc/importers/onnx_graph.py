@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -78,3 +78,12 @@ def _make_tensor_constant(node: onnx.NodeProto) -> None:
     value = numpy_helper.from_array(np.asarray(onnx.helper.get_attribute_value(short), dtype))
     del node.attribute[:]
     node.attribute.append(onnx.helper.make_attribute("value", value))
+
+
+def weight_rows(op_type: str, weight: np.ndarray, attributes: Mapping[str, object]) -> np.ndarray:
+    """The weight as [M, D]."""
+    if op_type == "Conv":
+        return weight.reshape(weight.shape[0], -1)
+    transposed = op_type == "Gemm" and attributes.get("transB", 0)
+    rows = weight if transposed else weight.T
+    return rows * np.float32(attributes.get("alpha", 1.0)) if op_type == "Gemm" else rows

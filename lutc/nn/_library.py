@@ -26,7 +26,8 @@ def encode(
     if inv_scale is None or score_bias is None:
         exact = centroids.double()
         # x.P - |P|^2/2 orders the centroids as -|x-P|^2 does; float64 keeps the cancellation below float32 resolution
-        return torch.baddbmm(-0.5 * (exact**2).sum(-1)[:, None, :], subvectors.double(), exact.mT).argmax(-1)
+        offset = -0.5 * (exact**2).sum(-1) if score_bias is None else score_bias.double()
+        return torch.baddbmm(offset[:, None, :], subvectors.double(), exact.mT).argmax(-1)
     return closest(quantize_input(subvectors, inv_scale, input_signed, grid), centroids, score_bias)
 
 

@@ -15,6 +15,7 @@ from lutc.nn.kmeans import kmeans, squared_distances
 from lutc.nn.layer import LUTLayer
 from lutc.nn.least_squares import TableFit
 from lutc.nn.lookup import codes_of
+from lutc.nn.output_metric import metric_root, output_metric
 from lutc.nn.patches import split_subvectors
 from lutc.nn.reservoir import InputRange, Reservoir
 
@@ -90,18 +91,28 @@ def initialise(name: str, record: Record, seed: int, *, free_trees: bool = True)
     if layer.config.encoder == "tree":
         _plant(layer, data, free=free_trees)
         return
-    centroids = kmeans(data, layer.config.num_centroids, seed=seed)
-    mean_distance = float(squared_distances(data, centroids).amin(-1).sqrt().mean())
-    layer.set_centroids(centroids, max(TEMPERATURE_FRACTION * mean_distance, 1e-3))
+    seen = data
+    if layer.metric is not None:
+        layer.metric.copy_(output_metric(layer.dense_weight(), *shape))
+        seen = torch.bmm(data, metric_root(layer.metric).to(data))
+    centroids = kmeans(seen, layer.config.num_centroids, seed=seed)
+    distance, codes = squared_distances(seen, centroids).min(-1)
+    if seen is not data:  # a metric that is singular has no way back
+        centroids = leaf_means(data, codes, layer.config.num_centroids)
+    layer.set_centroids(centroids, max(TEMPERATURE_FRACTION * float(distance.sqrt().mean()), 1e-3))
 
 
 def _plant(layer: LUTLayer, data: Tensor, *, free: bool) -> None:
     """Hash trees, their leaves' means as prototypes; if `free`, the table of prototypes improved by ridge regression.
 
+    With metric="inputs" splits are chosen as in Maddness, with "outputs" by the errors they leave in the outputs.
     As in Maddness the improved prototypes reach over all inputs of the layer, so that codebooks correct each other:
     the table, centroid times weight no more, is free.
     """
-    dims, thresholds = learn_trees(data, layer.config.num_centroids.bit_length() - 1)
+    factor = None
+    if layer.config.metric == "outputs":
+        factor = metric_root(output_metric(layer.dense_weight(), layer.num_codebooks, layer.subvector_len))
+    dims, thresholds = learn_trees(data, layer.config.num_centroids.bit_length() - 1, factor)
     spread = float(data.std(unbiased=False))
     layer.set_trees(dims, thresholds, max(TEMPERATURE_FRACTION * spread, 1e-3))
     rows = data.transpose(0, 1).reshape(data.shape[1], -1)

@@ -38,20 +38,37 @@ def quantize_table(table: Tensor, scale: Tensor, limit: int = 127) -> Tensor:
     return (table.detach().double() / scale.double()).round().clamp(-limit, limit)
 
 
-def integer_codebook(centroids: Tensor, inv_scale: Tensor, grid: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """Integer form of float centroids [C, K, V] for inputs scaled by inv_scale [C].
+def linear_scores(centroids: Tensor, metric: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Float64 S [C, K, V] and n [C, K] with |x - P|^2 = |x|^2 - 2 x.S + n: the closest has the largest x.S - n / 2.
 
-    Returns (centroids int8 [C, K, V], score_bias int32 [C, K], scale float64 [C]) with centroids ~ P * scale, multiples
-    of `grid`, and score_bias a multiple of its square. The score `xq . cq + score_bias` is x.P - |P|^2 / 2 in units of
-    1 / (inv_scale * scale), so the closest centroid has the largest.
+    With a metric [C, V, V], symmetric, |d|^2 is d.(metric d) everywhere.
     """
     exact = centroids.detach().double()
+    pulls = exact if metric is None else torch.bmm(exact, metric.double())
+    return pulls, (exact * pulls).sum(-1)
+
+
+def integer_codebook(
+    centroids: Tensor, inv_scale: Tensor, grid: int = 1, metric: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Integer form of float centroids [C, K, V] for inputs scaled by inv_scale [C].
+
+    Returns (centroids int8 [C, K, V], score_bias int32 [C, K], scale float64 [C]) with centroids ~ S * scale, multiples
+    of `grid`, and score_bias a multiple of its square; S are the centroids P, or those of `linear_scores`. The score
+    `xq . cq + score_bias` is x.S - |P|^2 / 2 in units of 1 / (inv_scale * scale), so the closest centroid has the
+    largest.
+    """
+    exact, norm = linear_scores(centroids, metric)
     peak = exact.abs().amax(dim=(1, 2))
     alive = peak > _SMALLEST_RANGE
     limit = 127 // grid * grid
     scale = torch.where(alive, limit / torch.where(alive, peak, 1.0), 1.0)
     integers = ((exact * scale[:, None, None]) / grid).round().mul(grid).clamp(-limit, limit)
-    norm = ((integers / scale[:, None, None]) ** 2).sum(-1)
+    rounded = integers / scale[:, None, None]
+    if metric is None:  # of the rounded centroids, which distances are then measured to
+        norm = (rounded**2).sum(-1)
+    else:  # so that a score loses nothing to rounding where the input is its centroid
+        norm = norm + 2 * (centroids.detach().double() * (rounded - exact)).sum(-1)
     bias = (-0.5 * norm * (inv_scale.double() * scale)[:, None] / grid**2).round().mul(grid**2)
     bias = bias.clamp(-SCORE_BIAS_LIMIT, SCORE_BIAS_LIMIT)
     return integers.to(torch.int8), bias.to(torch.int32), scale

@@ -8,12 +8,17 @@ from torch import Tensor
 CANDIDATES = 4  # split dimensions tried per level, those with the largest squared error, as in Maddness
 
 
-def learn_trees(data: Tensor, levels: int, candidates: int = CANDIDATES) -> tuple[Tensor, Tensor]:
+def learn_trees(
+    data: Tensor, levels: int, factor: Tensor | None = None, *, candidates: int = CANDIDATES
+) -> tuple[Tensor, Tensor]:
     """Greedy trees for data [C, N, V]: split_dims int32 [C, L] and split_thresholds [C, 2**L - 1], breadth first.
 
     One dimension per level for all buckets of a codebook, one threshold per bucket: those that leave the smallest sum
     of squared distances to the buckets' means, searched over every split of the sorted rows with running sums. A
     bucket that cannot be split (empty, one row, all equal) gets a threshold above all values, so its rows go left.
+
+    Distances are those of data times `factor` [C, V, V'], where given: with that of `output_metric` they are the errors
+    of the layer's outputs.
 
     Raises
     ------
@@ -24,15 +29,18 @@ def learn_trees(data: Tensor, levels: int, candidates: int = CANDIDATES) -> tupl
     if not bool(torch.isfinite(data).all()):
         raise ValueError("a tree needs finite values")
     exact = data.double()
+    seen = exact if factor is None else torch.bmm(exact, factor.double())
+    weight = None if factor is None else factor.double().square().sum(2)
     codebooks, rows, length = exact.shape
     bucket = torch.zeros(codebooks, rows, dtype=torch.int64, device=data.device)
     dims, thresholds = [], []
     for level in range(levels):
         loss = _bucket_errors(exact, bucket, 1 << level)
+        loss = loss if weight is None else loss * weight
         best: tuple[Tensor, Tensor, Tensor] | None = None
         for rank in range(min(candidates, length)):
             dim = loss.topk(rank + 1, dim=1).indices[:, rank]
-            error, split = _best_splits(exact, bucket, dim, 1 << level)
+            error, split = _best_splits(exact, seen, bucket, dim, 1 << level)
             if best is None:
                 best = (error, dim, split)
             else:
@@ -70,24 +78,27 @@ def _bucket_errors(data: Tensor, bucket: Tensor, buckets: int) -> Tensor:
     return (data**2).sum(1) - (total**2 / count.clamp_min(1)[..., None]).sum(1)
 
 
-def _best_splits(data: Tensor, bucket: Tensor, dim: Tensor, buckets: int) -> tuple[Tensor, Tensor]:
-    """The best split of every bucket along one dimension [C] a codebook: (error left over [C], thresholds [C, B])."""
-    codebooks, rows, length = data.shape
+def _best_splits(data: Tensor, seen: Tensor, bucket: Tensor, dim: Tensor, buckets: int) -> tuple[Tensor, Tensor]:
+    """The best split of every bucket along one dimension [C] a codebook: (error left over [C], thresholds [C, B]).
+
+    Errors are those of `seen` [C, N, V'], rows as those of data [C, N, V].
+    """
+    codebooks, rows, length = seen.shape
     values = data.gather(2, dim[:, None, None].expand(-1, rows, 1))[..., 0]
     by_value = values.argsort(dim=1, stable=True)
     order = by_value.gather(1, bucket.gather(1, by_value).argsort(dim=1, stable=True))
     values, bucket = values.gather(1, order), bucket.gather(1, order)
-    data = data.gather(1, order[..., None].expand_as(data))
+    seen = seen.gather(1, order[..., None].expand_as(seen))
 
-    zero = data.new_zeros(codebooks, 1, length)
-    sums, squares = torch.cat((zero, data.cumsum(1)), 1), torch.cat((zero[..., 0], (data**2).sum(-1).cumsum(1)), 1)
+    zero = seen.new_zeros(codebooks, 1, length)
+    sums, squares = torch.cat((zero, seen.cumsum(1)), 1), torch.cat((zero[..., 0], (seen**2).sum(-1).cumsum(1)), 1)
     edges = torch.arange(buckets + 1, device=data.device).expand(codebooks, -1).contiguous()
     starts = torch.searchsorted(bucket, edges)  # of the buckets in the sorted rows
     first, end = starts.gather(1, bucket), starts.gather(1, bucket + 1)
     cut = torch.arange(1, rows + 1, device=data.device).expand(codebooks, -1)  # rows up to and with this one go left
 
     def error(low: Tensor, high: Tensor) -> Tensor:
-        total = sums.gather(1, high[..., None].expand_as(data)) - sums.gather(1, low[..., None].expand_as(data))
+        total = sums.gather(1, high[..., None].expand_as(seen)) - sums.gather(1, low[..., None].expand_as(seen))
         return squares.gather(1, high) - squares.gather(1, low) - (total**2).sum(-1) / (high - low).clamp_min(1)
 
     following = torch.cat((values[:, 1:], values[:, -1:]), 1)

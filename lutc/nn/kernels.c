@@ -303,16 +303,17 @@ INLINE void learn(float *to_table, row *attention, const int32_t *codes, const f
 
 /* The whole backward of one piece. upstream [B, M, L]; turned [B, L, P] is the same with M padded to P, whole vectors.
 
+   |x|^2 is x times seen; seen = metric [C, V, V] times columns, or without a metric the columns themselves
    r = root of (factors [C, K, V + 2] times columns, one and |x|^2), at least floor; a = softmax of -r over K
    to_table [C, K, P] += a times upstream, summed over positions; with codes [B, C, L], upstream where k is the code
    g = a (u - sum of a u), u = table [C, K, M] times upstream: the gradient of -r
-   to_planes += pull [C, V, K] times g / r, less columns times (drag [C, K] times g / r), each where its column is
+   to_planes += pull [C, V, K] times g / r, less seen times (drag [C, K] times g / r), each where its column is
    moments [C, K, V + 1] += g / r times columns and one, temperature [C] += g r, summed over positions */
 INLINE void turn_back(const float *planes, const windows *in, const float *factors, float floor, const float *upstream,
                       const float *turned, const float *table, const int32_t *codes, const float *pull,
-                      const float *drag, float *to_planes, float *to_table, float *moments, float *temperature,
-                      long outputs, long padded, long batch, long codebooks, int K, int V, long positions, long first,
-                      long last) {
+                      const float *drag, const float *metric, float *to_planes, float *to_table, float *moments,
+                      float *temperature, long outputs, long padded, long batch, long codebooks, int K, int V,
+                      long positions, long first, long last) {
   row space[LIMIT], tile[LIMIT], r[LIMIT], a[LIMIT], p[LIMIT], out[LIMIT];
   vec sums[LIMIT][LIMIT + 1];
   memset(a, 0, sizeof(a));
@@ -326,8 +327,13 @@ INLINE void turn_back(const float *planes, const windows *in, const float *facto
         row square, low, sum, inner;
         wanted(p, table + c * K * outputs, upstream + b * outputs * positions, K, outputs, positions, at, space);
         columns(tile, (float *)planes + index * in->size, in, V, positions, at, 0);
+        const row *seen = tile;
+        if (metric) {
+          product(space, metric + c * V * V, V, tile, V, V, ZERO);
+          seen = space;
+        }
         EACH(w) square[w] = sum[w] = inner[w] = all(0);
-        for (int v = 0; v < V; v++) EACH(w) square[w] += tile[v][w] * tile[v][w];
+        for (int v = 0; v < V; v++) EACH(w) square[w] += tile[v][w] * seen[v][w];
         product(r, factors + c * K * (V + 2), V + 2, tile, K, V, BEHIND);
         EACH(w) low[w] = all(INFINITY);
         for (int k = 0; k < K; k++) {
@@ -358,7 +364,7 @@ INLINE void turn_back(const float *planes, const windows *in, const float *facto
             pulled[w] += drag[c * K + k] * p[k][w];
           }
         product(out, pull + c * V * K, K, p, V, K, ZERO);
-        for (int v = 0; v < V; v++) EACH(w) out[v][w] -= tile[v][w] * pulled[w];
+        for (int v = 0; v < V; v++) EACH(w) out[v][w] -= seen[v][w] * pulled[w];
         columns(out, to_planes + index * in->size, in, V, positions, at, 1);
         for (int k = 0; k < K; k += ROWS) {
           for (int v = 0; v < V; v++) OF_ROWS(j) {
@@ -381,14 +387,15 @@ INLINE void turn_back(const float *planes, const windows *in, const float *facto
 
 void lutc_backward(const float *planes, const windows *in, const float *factors, float floor, const float *upstream,
                    const float *turned, const float *table, const int32_t *codes, const float *pull, const float *drag,
-                   float *to_planes, float *to_table, float *moments, float *temperature, long outputs, long padded,
-                   long batch, long codebooks, long K, long V, long positions, long first, long last) {
+                   const float *metric, float *to_planes, float *to_table, float *moments, float *temperature,
+                   long outputs, long padded, long batch, long codebooks, long K, long V, long positions, long first,
+                   long last) {
   if (K == 16 && V == 9)
-    turn_back(planes, in, factors, floor, upstream, turned, table, codes, pull, drag, to_planes, to_table, moments,
-              temperature, outputs, padded, batch, codebooks, 16, 9, positions, first, last);
+    turn_back(planes, in, factors, floor, upstream, turned, table, codes, pull, drag, metric, to_planes, to_table,
+              moments, temperature, outputs, padded, batch, codebooks, 16, 9, positions, first, last);
   else
-    turn_back(planes, in, factors, floor, upstream, turned, table, codes, pull, drag, to_planes, to_table, moments,
-              temperature, outputs, padded, batch, codebooks, (int)K, (int)V, positions, first, last);
+    turn_back(planes, in, factors, floor, upstream, turned, table, codes, pull, drag, metric, to_planes, to_table,
+              moments, temperature, outputs, padded, batch, codebooks, (int)K, (int)V, positions, first, last);
 }
 
 /* The elements that a tree looks at, one a level, in place of all V. */

@@ -155,6 +155,7 @@ def backward(
     codes: Tensor | None,
     pull: Tensor,
     drag: Tensor,
+    metric: Tensor | None,
     to_planes: Tensor,
     to_table: Tensor,
 ) -> tuple[Tensor, Tensor]:
@@ -167,7 +168,7 @@ def backward(
     temperature = factors.new_zeros(codebooks)
     with _Upstream(upstream, to_table) as given:
         search = (planes.data, planes.layout, factors, ctypes.c_float(floor))
-        arrays = (*search, *given.arrays, table, _int32(codes), pull, drag, to_planes)
+        arrays = (*search, *given.arrays, table, _int32(codes), pull, drag, metric, to_planes)
         found = (given.to_table, moments, temperature)
         _call("lutc_backward", codebooks, *arrays, *found, *given.sizes, *planes.sizes(centroids))
     return moments, temperature.sum()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lutc.config import LUTConfig
-from lutc.nn.codebook import float_table, integer_codebook, inverse_scale, quantize_table, table_scale
+from lutc.nn.codebook import float_table, integer_codebook, inverse_scale, linear_scores, quantize_table, table_scale
 from lutc.nn.columns import Columns
 from lutc.nn.lookup import Search, hard_lookup, soft_lookup
 from lutc.nn.soft_pq import ClosestCentroid
@@ -25,7 +25,8 @@ class LUTLayer(nn.Module):
     `free_table` there is a table float32 [C, K, M] in place of the weight, trained directly.
     With encoder="tree" also split_thresholds float32 [C, K - 1], in units of x, and the buffer split_dims int32
     [C, log2 K]; the centroids are then the leaves' prototypes, which only the table is made of.
-    Buffers, of an integer search only: inv_scale float32 [C] and input_signed bool [].
+    Buffers: metric float32 [C, V, V] where distances are measured with one (`output_metric`), else None; of an integer
+    search inv_scale float32 [C] and input_signed bool [].
     In train() the forward is soft-PQ; in eval() it is exactly what `export_model` writes.
     """
 
@@ -53,6 +54,10 @@ class LUTLayer(nn.Module):
             dims = torch.arange(levels, dtype=torch.int32, device=weight.device) % subvector_len
             self.register_buffer("split_dims", dims.repeat(num_codebooks, 1))
             self.split_thresholds = nn.Parameter(torch.randn(num_codebooks, config.num_centroids - 1, **options))
+        metric = None
+        if config.metric == "outputs" and config.encoder == "l2":
+            metric = torch.eye(subvector_len, **options).repeat(num_codebooks, 1, 1)
+        self.register_buffer("metric", metric)
         self.signed = True
         if config.grid is not None:
             self.register_buffer("inv_scale", torch.full((num_codebooks,), 127 / _DEFAULT_RANGE, **options))
@@ -88,7 +93,7 @@ class LUTLayer(nn.Module):
         inv_scale = None if grid is None else self.inv_scale
         if self.config.encoder == "tree":
             return TreeWalk(self.split_dims, self.split_thresholds, self.log_temperature, inv_scale, self.signed)
-        return ClosestCentroid(self.centroids, self.log_temperature, inv_scale, self.signed, grid or 1)
+        return ClosestCentroid(self.centroids, self.log_temperature, inv_scale, self.signed, grid or 1, self.metric)
 
     def float_table(self) -> Tensor:
         """The table [C, K, M]: centroid . weight products, or the free one."""
@@ -147,10 +152,12 @@ class LUTLayer(nn.Module):
         """The tensors of inference under their ONNX names and in the op's order; see docs/ops."""
         grid, tree = self.config.grid, self.config.encoder == "tree"
         centroids, inv_scale, score_bias = None, None if grid is None else self.inv_scale.clone(), None
-        if not tree:
-            centroids = self.centroids.detach().clone()
         if grid is not None and inv_scale is not None and not tree:
-            centroids, score_bias, _ = integer_codebook(self.centroids, inv_scale, grid)
+            centroids, score_bias, _ = integer_codebook(self.centroids, inv_scale, grid, self.metric)
+        elif not tree:
+            pulls, squares = linear_scores(self.centroids, self.metric)
+            centroids = pulls.to(self.centroids.dtype)
+            score_bias = None if self.metric is None else (-0.5 * squares).to(self.centroids.dtype)
         table, scale = self.read_table()
         table = table.float() if scale is None else table.to(torch.int8)
         found: dict[str, Tensor | None] = {
@@ -194,7 +201,7 @@ class LUTLayer(nn.Module):
 
     def share_codebooks(self, other: LUTLayer) -> None:
         """Search as `other` does, with its very parameters: trained together, equal in the exported file."""
-        shared = ["centroids", "log_temperature"]
+        shared = ["centroids", "log_temperature", "metric"]
         if self.config.encoder == "tree":
             shared += ["split_thresholds", "split_dims"]
         if self.config.grid is not None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lutc.nn import kernels
-from lutc.nn.codebook import integer_codebook
+from lutc.nn.codebook import integer_codebook, linear_scores
 from lutc.nn.columns import Columns, Workspace
 from lutc.nn.input_grid import InputGrid
 
@@ -20,6 +20,7 @@ class ClosestCentroid:
     centroids [C, K, V] and log_temperature [] are those of the layer; inv_scale [C] of an integer search, else None;
     `grid` is the step between its integers. Gradients come in the order of `parameters`. Columns are [B, C, V, L]; of
     an integer search all arithmetic on them is done in integers held in float, and the scales are in the factors.
+    Distances are Euclidean, or with a metric [C, V, V], symmetric, the root of d.(metric d).
     """
 
     def __init__(
@@ -29,27 +30,31 @@ class ClosestCentroid:
         inv_scale: Tensor | None,
         input_signed: bool,
         grid: int = 1,
+        metric: Tensor | None = None,
     ) -> None:
         self.parameters = (centroids, log_temperature)
         self.num_centroids = centroids.shape[1]
         self._grid, self._integer = InputGrid(inv_scale, input_signed, grid), inv_scale is not None
         self._rank = torch.arange(self.num_centroids - 1, -1, -1, device=centroids.device)[:, None]
         self._base = 1 << (self.num_centroids - 1).bit_length()
-        exact = centroids.detach().double()
+        self._metric = metric
+        exact, squares = linear_scores(centroids, metric)
         step = exact.new_ones(len(exact)) if inv_scale is None else 1 / inv_scale.double()
         if inv_scale is None:
-            score = torch.cat((exact, -0.5 * (exact**2).sum(-1, keepdim=True)), -1)
-            self._score = score.to(centroids.dtype)
+            self._score = torch.cat((exact, -0.5 * squares[..., None]), -1).to(centroids.dtype)
         else:
-            integers, score_bias, scale = integer_codebook(centroids, inv_scale, grid)
-            exact = integers.double() / scale[:, None, None]
+            integers, score_bias, scale = integer_codebook(centroids, inv_scale, grid, metric)
+            if (
+                metric is None
+            ):  # to the rounded centroids; a rounded S is that of no point, so with a metric it stays exact
+                exact = integers.double() / scale[:, None, None]
+                squares = (exact**2).sum(-1)
             # one sixteenth of the integer score: the shift by 4 is then the floor, and 1 / 16 loses nothing
             score = torch.cat((integers.double(), score_bias.double()[..., None]), -1) / 16
             reach = (255 * 127 * centroids.shape[2] + int(score_bias.abs().max())) / 16 * self._base
             self._score = score.to(centroids.dtype if reach < _EXACT_IN_FLOAT32 else torch.float64)
         self._inverse_square = (-2 * log_temperature.detach().double()).exp()
-        squares = (exact**2).sum(-1, keepdim=True)
-        column_step = step[:, None, None]
+        squares, column_step = squares[..., None], step[:, None, None]
         factors = (-2 * exact * column_step, squares, (column_step**2).expand_as(squares))
         # columns, a row of ones and a row of |x|^2 times these: |x - P|^2 over the squared temperature
         self._factors = (torch.cat(factors, -1) * self._inverse_square).to(centroids.dtype)
@@ -82,7 +87,7 @@ class ClosestCentroid:
         grid = self._augmented(x, columns, work)
         batch, codebooks, _, positions = grid.shape
         inputs = grid[:, :, :-2]
-        square = torch.mul(inputs, inputs, out=work.get("square", inputs.shape, grid))
+        square = torch.mul(inputs, self._seen(inputs), out=work.get("square", inputs.shape, grid))
         torch.sum(square, 2, out=grid[:, :, -1])
         shape = (batch, codebooks, self.num_centroids, positions)
         ratio, attention = work.get("ratio", shape, grid), work.get("attention", shape, grid)
@@ -113,7 +118,7 @@ class ClosestCentroid:
         flat = pull.flatten(0, 1)
         sums = torch.bmm(_repeat(self._pull, batch), flat).unflatten(0, (batch, codebooks))
         drag = sums[:, :, -1:] * self._step[:, None, None]
-        to_columns = sums[:, :, :-1].addcmul_(grid[:, :, :-2], drag, value=-1)
+        to_columns = sums[:, :, :-1].addcmul_(self._seen(grid[:, :, :-2]), drag, value=-1)
         moments = torch.bmm(flat, grid[:, :, : rows - 1].flatten(0, 1).mT).unflatten(0, (batch, codebooks)).sum(0)
         return self._grid.scatter(to_columns, x, columns, work), [self._to_centroids(moments), temperature]
 
@@ -133,7 +138,7 @@ class ClosestCentroid:
             return None
         planes = self._grid.planes(x, columns, work)
         to_planes = work.get("to_planes", planes.data.shape, planes.data).zero_()
-        constants = (self._pull[:, :-1].contiguous(), self._drag.contiguous())
+        constants = (self._pull[:, :-1].contiguous(), self._drag.contiguous(), self._metric)
         moments, temperature = kernels.backward(
             planes, self._factors, _DISTANCE_FLOOR, upstream, table, codes, *constants, to_planes, to_table
         )
@@ -142,8 +147,13 @@ class ClosestCentroid:
 
     def _to_centroids(self, moments: Tensor) -> Tensor:
         """Sums [C, K, V + 1] over positions, of columns and ones -> gradient of the centroids."""
+        sums = moments[..., :-1] if self._metric is None else torch.bmm(moments[..., :-1], self._metric)
         targets = self._targets * moments[..., -1:]
-        return (moments[..., :-1] * self._step[:, None, None] - targets) * self._inverse_square.to(moments.dtype)
+        return (sums * self._step[:, None, None] - targets) * self._inverse_square.to(moments.dtype)
+
+    def _seen(self, inputs: Tensor) -> Tensor:
+        """Columns [B, C, V, L] times the metric."""
+        return inputs if self._metric is None else torch.matmul(self._metric, inputs)
 
     def _augmented(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
         """Columns [B, C, V + 2, L] as the search reads them, then a row of ones and an empty row."""

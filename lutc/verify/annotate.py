@@ -12,7 +12,7 @@ from lutc.errors import VerifyError
 from lutc.importers.codebook import Codebook
 from lutc.importers.lut_layer import ARGUMENTS
 from lutc.importers.onnx_domains import LUTC_DOMAIN
-from lutc.importers.onnx_graph import constants
+from lutc.importers.onnx_graph import constants, weight_rows
 
 
 def annotate(model: onnx.ModelProto, codebooks: Mapping[str, Codebook], source: str) -> None:
@@ -77,6 +77,9 @@ def _lut_nodes(
         values |= {} if codebook.inv_scale is None else {"inv_scale": codebook.inv_scale}
     elif codebook.inv_scale is not None:
         values["centroids"], values["inv_scale"], values["score_bias"] = codebook.integer_form()
+    else:
+        values["centroids"], score_bias = codebook.float_form()
+        values |= {} if score_bias is None else {"score_bias": score_bias}
     for name, value in values.items():
         graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), f"{node.name}.{name}"))
     has_bias = len(node.input) > 2 and node.input[2] != ""
@@ -89,15 +92,6 @@ def _lut_nodes(
         input_signed=int(codebook.input_signed), **options, **_geometry(node.op_type, weight, attributes),
     )  # fmt: skip
     return [lut, *bias_nodes(node, result, known, attributes, graph)] if has_bias else [lut]
-
-
-def weight_rows(op_type: str, weight: np.ndarray, attributes: Mapping[str, object]) -> np.ndarray:
-    """The weight as [M, D]."""
-    if op_type == "Conv":
-        return weight.reshape(weight.shape[0], -1)
-    transposed = op_type == "Gemm" and attributes.get("transB", 0)
-    rows = weight if transposed else weight.T
-    return rows * np.float32(attributes.get("alpha", 1.0)) if op_type == "Gemm" else rows
 
 
 def _geometry(op_type: str, weight: np.ndarray, attributes: Mapping[str, object]) -> dict[str, object]:

@@ -111,7 +111,5 @@ def _near_ties(
     at, codebook = np.nonzero(different.reshape(-1, count))
     sub = rows[at, codebook]
     codes = (array.reshape(-1, count)[at, codebook] for array in (got, expected))
-    far, near = (reference.distances(layer, sub, codebook, code) for code in codes)
-    # a kernel computes |x - P|^2 from terms as large as |x|^2, and those are what it rounds
-    terms = np.maximum((sub.astype(np.float64) ** 2).sum(-1), near)
+    (far, _), (near, terms) = (reference.distances(layer, sub, codebook, code) for code in codes)
     return np.abs(far - near) <= NEAR_TIE * terms

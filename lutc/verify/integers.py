@@ -13,10 +13,10 @@ from onnx import helper, numpy_helper
 from lutc import reference
 from lutc.artifact.manifest import LayerRow, TargetInfo
 from lutc.errors import VerifyError
-from lutc.importers.onnx_graph import constants
+from lutc.importers.onnx_graph import constants, weight_rows
 from lutc.importers.padding import resolve_pads
 from lutc.targets import llvm_target
-from lutc.verify.annotate import bias_nodes, weight_rows
+from lutc.verify.annotate import bias_nodes
 from lutc.verify.codes import RunMany, run_executable
 from lutc.verify.report import VerifyRow
 

@@ -16,7 +16,8 @@ from onnx import helper
 from lutc.calibrate import calibrate, calibrate_file
 from lutc.config import LUTConfig
 from lutc.errors import InputError, LoweringError, LutcError, ModelImportError
-from lutc.importers.codebooks import Codebooks
+from lutc.importers.codebooks import Codebook, Codebooks
+from tests import oracle
 from tests.calibrate.nets import attention, cnn, floats
 from tests.importers.models import model
 
@@ -51,6 +52,36 @@ def test_float32_encode() -> None:
     book = calibrate(attention(), floats(4, 6, 24), config)["query"]
     assert book.centroids.shape == (2, 32, 12) and book.inv_scale is None
     assert (book.encode_dtype, book.table_dtype) == ("float32", "float32")
+
+
+@pytest.mark.parametrize("encode_dtype", ["int8", "int6", "float32"])
+def test_outputs_are_closer_than_with_euclidean_distances(encode_dtype: str) -> None:
+    """Inputs that vary most where the weights are smallest; two layers read them, and share one codebook."""
+    sizes = np.tile(np.logspace(-0.5, 0.5, 8), 2).astype(np.float32)
+    x, weights = floats(600, 16) * sizes, {name: floats(16, 5) / sizes[:, None] for name in ("v", "w")}
+    nodes = [helper.make_node("MatMul", ["x", name], [f"y_{name}"], name=f"fc_{name}") for name in weights]
+    proto = model(nodes, {"x": ["n", 16]}, {f"y_{name}": ["n", 5] for name in weights}, weights)
+    errors = {}
+    for metric in ("inputs", "outputs"):
+        books = calibrate(proto, x, LUTConfig(16, 8, encode_dtype=encode_dtype, metric=metric))
+        first, second = books.values()
+        np.testing.assert_array_equal(first.centroids, second.centroids)
+        assert (first.metric is None) == (metric == "inputs")
+        codes = codes_of(first, x)
+        rows = np.concatenate([first.centroids[c, codes[:, c]] for c in range(2)], 1)
+        errors[metric] = sum(float((((rows - x) @ w) ** 2).mean()) for w in weights.values())
+    assert errors["outputs"] < 0.8 * errors["inputs"], errors
+
+
+def codes_of(book: Codebook, x: np.ndarray) -> np.ndarray:
+    """Codes [N, C], as any runtime finds them."""
+    if book.inv_scale is None:
+        (centroids, bias), inv_scale = book.float_form(), None
+    else:
+        centroids, inv_scale, bias = book.integer_form()
+    table, scale = np.zeros((*centroids.shape[:2], 1), np.int8), np.ones(1, np.float32)
+    options = {"encode_dtype": book.encode_dtype, "input_signed": book.input_signed}
+    return oracle.dense(x, centroids, table, scale, None, inv_scale, bias, **options)[1]
 
 
 def test_centroids_are_near_the_inputs() -> None:

@@ -68,7 +68,8 @@ def write_wave(path: Path, samples: np.ndarray) -> None:
 LOAD = """
 import argparse, sys, resnet20_cifar10 as recipe
 model = recipe.ResNet20()
-settings = dict(encoder=sys.argv[2], encode_dtype="int8", table_dtype="int8", resume=False, trained=sys.argv[1])
+settings = dict(encoder=sys.argv[2], encode_dtype="int8", table_dtype="int8", metric="outputs", resume=False)
+settings["trained"] = sys.argv[1]
 assert recipe.prepare(model, None, argparse.Namespace(**settings), None, {}, 0) == 0
 """
 SAME = """

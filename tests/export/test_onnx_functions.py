@@ -85,6 +85,20 @@ def test_dense_of_six_bits(signed, shape, length, centroids):
     np.testing.assert_array_equal(run("LUTDense", x, arrays, len(shape), **attributes), expected)
 
 
+@pytest.mark.parametrize("integer", [True, False])
+def test_scores_with_a_bias_decide(integer):
+    """Of a float32 search they do where there is a bias, and Euclidean distances where there is none."""
+    rng = np.random.default_rng(0)
+    arrays = layer_arrays(rng, 3, 16, 4, 5, integer=integer)
+    x = rng.normal(size=(50, 12)).astype(np.float32)
+    plain = oracle.dense(x, **arrays, **encoding(integer, True))[1]
+    bias = rng.normal(size=(3, 16)).astype(np.float32) if not integer else arrays["score_bias"][:, ::-1].copy()
+    arrays["score_bias"] = bias
+    expected, codes = oracle.dense(x, **arrays, **encoding(integer, True))
+    assert (codes != plain).mean() > 0.3
+    np.testing.assert_array_equal(run("LUTDense", x, arrays, 2, **encoding(integer, True)), expected)
+
+
 @pytest.mark.parametrize(("integer", "signed"), [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("mult", [True, False])

@@ -16,6 +16,9 @@ from lutc.importers.codebooks import Codebook, Codebooks
 RNG = np.random.default_rng(3)
 
 
+METRIC = np.stack([np.eye(16, dtype=np.float32), 2 * np.eye(16, dtype=np.float32)])
+
+
 def centroids(c: int = 3, k: int = 16, v: int = 4) -> np.ndarray:
     return RNG.standard_normal((c, k, v)).astype(np.float32)
 
@@ -25,7 +28,7 @@ def books() -> Codebooks:
     return Codebooks(
         [
             Codebook("layer1.0.conv", centroids(), scale, input_signed=False),
-            Codebook("fc", centroids(2, 256, 16), None, encode_dtype="float32", table_dtype="float32"),
+            Codebook("fc", centroids(2, 256, 16), None, encode_dtype="float32", table_dtype="float32", metric=METRIC),
         ]
     )
 
@@ -41,6 +44,8 @@ def test_round_trip(tmp_path: Path) -> None:
         }
         np.testing.assert_array_equal(loaded[name].centroids, codebook.centroids)
     np.testing.assert_array_equal(loaded["layer1.0.conv"].inv_scale, [10, 20, 30])
+    np.testing.assert_array_equal(loaded["fc"].metric, METRIC)
+    assert loaded["layer1.0.conv"].metric is None
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.safetensors"]
 
 
@@ -93,6 +98,25 @@ def test_integer_form_agrees_with_the_torch_layers() -> None:
     np.testing.assert_array_equal(bias, expected[1].numpy())
 
 
+@pytest.mark.parametrize("encode_dtype", ["int8", "int6", "float32"])
+def test_with_a_metric_all_forms_find_what_is_closest_by_it(encode_dtype: str) -> None:
+    p, x = centroids(), RNG.standard_normal((3, 400, 4)).astype(np.float32)
+    root = RNG.standard_normal((3, 4, 4))
+    metric = (root @ root.transpose(0, 2, 1)).astype(np.float32)
+    difference = x[:, :, None].astype(np.float64) - p[:, None]
+    distance = np.einsum("cnkv,cvw,cnkw->cnk", difference, metric.astype(np.float64), difference)
+    if encode_dtype == "float32":
+        pulls, bias = Codebook("a", p, encode_dtype="float32", metric=metric).float_form()
+        assert bias is not None and pulls.dtype == bias.dtype == np.float32
+        scores = x @ pulls.transpose(0, 2, 1) + bias[:, None]
+    else:
+        scale = (124 / np.abs(x).max((1, 2))).astype(np.float32)
+        integers, _, bias = Codebook("a", p, scale, encode_dtype=encode_dtype, metric=metric).integer_form()
+        scores = np.rint(x * scale[:, None, None]) @ integers.transpose(0, 2, 1).astype(np.float32) + bias[:, None]
+    assert (scores.argmax(2) == distance.argmin(2)).mean() > {"float32": 0.999, "int8": 0.93, "int6": 0.8}[encode_dtype]
+    assert (((x[:, :, None] - p[:, None]) ** 2).sum(-1).argmin(2) != distance.argmin(2)).mean() > 0.2
+
+
 def test_float_codebook_has_no_integer_form() -> None:
     with pytest.raises(ValueError, match="no integer form"):
         Codebook("a", centroids(), encode_dtype="float32").integer_form()
@@ -113,6 +137,9 @@ WRONG: dict[str, tuple[tuple, dict]] = {
     "inv_scale zero": ((centroids(), 0 * ONES), {}),
     "inv_scale nan": ((centroids(), np.nan * ONES), {}),
     "encoder": ((centroids(), ONES), {"encoder": "hash"}),
+    "metric float64": ((centroids(), ONES), {"metric": np.ones((3, 4, 4))}),
+    "metric shape": ((centroids(), ONES), {"metric": np.ones((3, 4, 5), np.float32)}),
+    "metric nan": ((centroids(), ONES), {"metric": np.full((3, 4, 4), np.nan, np.float32)}),
     "table_dtype": ((centroids(), ONES), {"table_dtype": "int4"}),
 }
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
+from lutc.calibrate import metric as calibrate_metric
 from lutc.importers.codebook import Codebook
 from lutc.nn._library import encode
 from lutc.nn.codebook import integer_codebook, inverse_scale
+from lutc.nn.output_metric import output_metric
 
 
 def test_integer_codebook_follows_the_definition():
@@ -52,10 +55,15 @@ def test_inverse_scale():
     assert inverse_scale(low.clamp_min(0), high, signed=False).tolist() == [63.75, 255.0, 1.0, 1.0]
 
 
-def test_numpy_and_torch_integer_forms_agree():
+@pytest.mark.parametrize("with_metric", [False, True])
+def test_numpy_and_torch_integer_forms_agree(with_metric: bool):
     torch.manual_seed(1)
     centroids, inv_scale = torch.randn(40, 16, 9) * 3, torch.rand(40) * 100 + 0.1
-    ours = integer_codebook(centroids, inv_scale)
-    theirs = Codebook("layer", centroids.numpy(), inv_scale.numpy()).integer_form()
+    weight = torch.randn(5, 360)
+    metric = output_metric(weight, 40, 9).float() if with_metric else None
+    ours = integer_codebook(centroids, inv_scale, 1, metric)
+    theirs = Codebook("layer", centroids.numpy(), inv_scale.numpy(), metric=None if metric is None else metric.numpy())
+    theirs = theirs.integer_form()
+    np.testing.assert_allclose(calibrate_metric.output_metric([weight.numpy()], 40, 9), output_metric(weight, 40, 9))
     np.testing.assert_array_equal(ours[0].numpy(), theirs[0])
     np.testing.assert_array_equal(ours[1].numpy(), theirs[2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -28,11 +29,7 @@ def walk(subvectors: np.ndarray, dims: np.ndarray, thresholds: np.ndarray) -> np
     return codes
 
 
-def loss(rows: np.ndarray) -> float:
-    return float(((rows - rows.mean(0)) ** 2).sum()) if len(rows) else 0.0
-
-
-def brute_force_level(buckets: list[np.ndarray]) -> float:
+def brute_force_level(buckets: list[np.ndarray], loss: Callable[[np.ndarray], float]) -> float:
     """Smallest error left after one more level: one dimension for all, any threshold for each."""
     best = math.inf
     for dim in range(buckets[0].shape[1]):
@@ -46,12 +43,21 @@ def brute_force_level(buckets: list[np.ndarray]) -> float:
     return best
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_every_level_is_the_best_one(seed):
+def test_every_level_is_the_best_one(seed, weighted):
+    """With factors, by the errors of the data times them."""
     rng = np.random.default_rng(seed)
     data = rng.normal(size=(3, 40, 4)).round(1).astype(np.float32)
-    dims, thresholds = learn_trees(torch.from_numpy(data), 3, candidates=4)
+    factor = rng.normal(size=(3, 4, 2)) if weighted else np.broadcast_to(np.eye(4), (3, 4, 4))
+    given = torch.from_numpy(factor) if weighted else None
+    dims, thresholds = learn_trees(torch.from_numpy(data), 3, given, candidates=4)
     for c in range(3):
+
+        def loss(rows: np.ndarray, factor: np.ndarray = factor[c]) -> float:
+            seen = rows @ factor
+            return float(((seen - seen.mean(0)) ** 2).sum()) if len(seen) else 0.0
+
         buckets = [data[c].astype(np.float64)]
         for level in range(3):
             split = [
@@ -59,7 +65,7 @@ def test_every_level_is_the_best_one(seed):
                 for rows, t in zip(buckets, thresholds[c, 2**level - 1 : 2 ** (level + 1) - 1].numpy(), strict=True)
             ]
             after = [part for pair in split for part in pair]
-            assert sum(map(loss, after)) == pytest.approx(brute_force_level(buckets), rel=1e-9)
+            assert sum(map(loss, after)) == pytest.approx(brute_force_level(buckets, loss), rel=1e-9)
             buckets = after
 
 

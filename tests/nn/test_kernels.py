@@ -69,8 +69,12 @@ def test_codes_and_gradients_are_those_of_the_torch_operations(
     free: bool, encoder: str, monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
     torch.manual_seed(0)
-    config = LUTConfig(num_centroids=num_centroids, encode_dtype=encode_dtype, encoder=encoder)
+    metric = "inputs" if threads == 2 else "outputs"
+    config = LUTConfig(num_centroids=num_centroids, encode_dtype=encode_dtype, encoder=encoder, metric=metric)
     layer, x = layer_of(kind, config, outputs)
+    if layer.metric is not None:
+        root = torch.randn_like(layer.metric)
+        layer.metric.copy_(root @ root.mT / len(root[0]))
     layer.log_temperature.data.fill_(temperature).log_()
     layer.train()
     if free:

@@ -240,7 +240,7 @@ def test_state_dict_round_trip(encode_dtype, tmp_path):
     config = LUTConfig(encode_dtype=encode_dtype)
     source, target = (LUTConv2d(4, 6, 3, config=config) for _ in range(2))
     source.set_input_range(torch.zeros(4), torch.rand(4) + 1)
-    keys = {"centroids", "weight", "bias", "log_temperature"}
+    keys = {"centroids", "weight", "bias", "log_temperature", "metric"}
     assert set(source.state_dict()) == (keys | {"inv_scale", "input_signed"} if encode_dtype == "int8" else keys)
     torch.save(source.state_dict(), tmp_path / "layer.pt")
     target.load_state_dict(torch.load(tmp_path / "layer.pt", weights_only=True))

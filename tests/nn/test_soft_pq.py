@@ -29,25 +29,38 @@ def soft_output(layer: LUTConv2d | LUTLinear, x: Tensor, table: Tensor) -> Tenso
     else:
         rows = x.reshape(-1, x.shape[-1])
     subvectors = split_subvectors(rows, layer.num_codebooks, layer.subvector_len)
-    distance = (subvectors[:, :, None] - layer.centroids[:, None]).square().sum(-1).clamp_min(1e-12).sqrt()
+    difference = subvectors[:, :, None] - layer.centroids[:, None]
+    seen = difference if layer.metric is None else torch.einsum("cvw,cnkw->cnkv", layer.metric, difference)
+    distance = (difference * seen).sum(-1).clamp_min(1e-12).sqrt()
     attention = torch.softmax(-distance / layer.log_temperature.exp(), -1)
     return torch.einsum("cnk,ckm->nm", attention, table)
 
 
-def float_layer(double: bool = True, **options) -> LUTConv2d:
+def set_metric(layer: LUTConv2d | LUTLinear) -> None:
+    """A random one, where the layer has one."""
+    if layer.metric is not None:
+        root = torch.randn_like(layer.metric)
+        square = root @ root.mT
+        layer.metric.copy_((square + square.mT) / 2)
+
+
+def float_layer(double: bool = True, metric: str = "inputs", **options) -> LUTConv2d:
     torch.manual_seed(1)
-    config = LUTConfig(5, options.pop("length", None), encode_dtype="float32", table_dtype="float32")
+    length = options.pop("length", None)
+    config = LUTConfig(5, length, encode_dtype="float32", table_dtype="float32", metric=metric)
     layer = LUTConv2d(3, 4, bias=False, config=config, **options)
+    set_metric(layer)
     with torch.no_grad():
         layer.log_temperature.fill_(0.3)
     return layer.double() if double else layer
 
 
+@pytest.mark.parametrize("metric", ["inputs", "outputs"])
 @pytest.mark.parametrize("length", [None, 4, 18])
 @pytest.mark.parametrize("options", CONVS, ids=str)
-def test_gradients_are_the_finite_differences_of_the_soft_path(options, length):
+def test_gradients_are_the_finite_differences_of_the_soft_path(options, length, metric):
     """That of a free table, which is read at the codes and moves none of them, is the forward's own."""
-    layer = float_layer(length=length, **options)
+    layer = float_layer(length=length, metric=metric, **options)
     layer.free_table(torch.randn(layer.num_codebooks, 5, 4))
     assert layer.table is not None
     x = torch.randn(2, 3, 6, 5, dtype=torch.float64, requires_grad=True)
@@ -71,9 +84,10 @@ def test_gradients_are_the_finite_differences_of_the_soft_path(options, length):
         assert float((gradient * direction).sum()) == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-6, abs=1e-7)
 
 
+@pytest.mark.parametrize("metric", ["inputs", "outputs"])
 @pytest.mark.parametrize("options", CONVS, ids=str)
-def test_gradients_are_those_of_plain_torch(options):
-    layer = float_layer(**options)
+def test_gradients_are_those_of_plain_torch(options, metric):
+    layer = float_layer(metric=metric, **options)
     x = torch.randn(2, 3, 6, 5, dtype=torch.float64, requires_grad=True)
     y = layer(x)
     upstream = torch.randn_like(y)
@@ -86,10 +100,13 @@ def test_gradients_are_those_of_plain_torch(options):
         torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-9)
 
 
-def test_integer_search_passes_gradients_straight_through():
-    """Those of the float search at the inputs and centroids that the integers stand for, and 0 where clipped."""
+@pytest.mark.parametrize("metric", ["inputs", "outputs"])
+def test_integer_search_passes_gradients_straight_through(metric):
+    """Those of the float search at the inputs that the integers stand for, and 0 where clipped; at the centroids that
+    they stand for too, or with a metric, where rounded scores stand for none, at the centroids themselves."""
     torch.manual_seed(0)
-    layer = LUTLinear(8, 3, bias=False, config=LUTConfig(4, 4)).double()
+    layer = LUTLinear(8, 3, bias=False, config=LUTConfig(4, 4, metric=metric)).double()
+    set_metric(layer)
     layer.set_input_range(torch.tensor([-2.0, -3.0]), torch.tensor([2.0, 3.0]))
     x = (2 * torch.randn(40, 8, dtype=torch.float64)).requires_grad_()
     upstream = torch.randn(40, 3, dtype=torch.float64)
@@ -97,10 +114,11 @@ def test_integer_search_passes_gradients_straight_through():
 
     constants, scale = layer.constants(), layer.inv_scale.repeat_interleave(4)
     grid = ((x * scale).round().clamp(-128, 127) / scale).detach().requires_grad_()
-    twin = LUTLinear(8, 3, bias=False, config=LUTConfig(4, 4, encode_dtype="float32")).double()
+    twin = LUTLinear(8, 3, bias=False, config=LUTConfig(4, 4, encode_dtype="float32", metric=metric)).double()
     with torch.no_grad():
         peak = layer.centroids.abs().amax((1, 2), keepdim=True)
-        twin.centroids.copy_(constants["centroids"] * peak / 127)
+        twin.centroids.copy_(constants["centroids"] * peak / 127 if metric == "inputs" else layer.centroids)
+        twin.metric = layer.metric
         twin.weight.copy_(layer.weight)
         twin.log_temperature.copy_(layer.log_temperature)
     table = torch.einsum("ckv,mcv->ckm", layer.centroids, twin.weight.reshape(3, 2, 4))

@@ -29,6 +29,7 @@ class Layer:
     coarse : inputs quantize to few levels and centroids repeat, so that many scores tie.
     dead : the first codebook is all zeros.
     codes : also give the logical codes.
+    scored : a float32 search by scores, with a bias, in place of distances.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Layer:
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilations: tuple[int, int] = (1, 1)
     codes: bool = False
+    scored: bool = False
 
     @property
     def depth(self) -> int:
@@ -87,6 +89,8 @@ class Layer:
             values |= self._trees(rng)
         elif self.search == "f32":
             values["centroids"] = rng.standard_normal((c, k, v)).astype("float32")
+            if self.scored:
+                values["score_bias"] = rng.standard_normal((c, k)).astype("float32")
         else:
             values["centroids"] = rng.integers(-127, 128, (c, k, v)).astype("int8")
             values["inv_scale"] = rng.uniform(0.5, 2, c).astype("float32") * np.float32(1 if self.coarse else 60)
@@ -179,11 +183,15 @@ class Layer:
         x = self.inputs()
         if self.kernel:
             x = oracle.im2col(x, self.kernel, self.strides, self.pads, self.dilations)
-        cents = self.constants()["centroids"].astype(np.float64)
+        constants = self.constants()
+        cents = constants["centroids"].astype(np.float64)
         padded = np.zeros((*x.shape[:-1], self.num_codebooks * self.length))
         padded[..., : self.depth] = x
         sub = padded.reshape(*x.shape[:-1], self.num_codebooks, 1, self.length)
-        distance = np.sort(((sub - cents) ** 2).sum(-1), axis=-1)
+        distance = ((sub - cents) ** 2).sum(-1)
+        if "score_bias" in constants:
+            distance = -2 * ((sub * cents).sum(-1) + constants["score_bias"])
+        distance = np.sort(distance, axis=-1)
         magnitude = (sub**2).sum(-1)[..., 0] + (cents**2).sum(-1).max(-1)
         return (distance[..., 1] - distance[..., 0] < 1e-5 * magnitude) & (distance[..., 1] > distance[..., 0])
 

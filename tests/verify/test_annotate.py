@@ -52,7 +52,10 @@ def test_conv_layers(encode_dtype: str) -> None:
     assert [n.op_type for n in proto.graph.node if n.name == "down"] == ["LUTConv2d"]
     weight = floats(8, 8, 1, 1)
     table, scale = table_of(book.centroids, weight.reshape(8, 8), "int8")
-    centroids, inv_scale, bias = (book.centroids, None, None) if encode_dtype == "float32" else book.integer_form()
+    if encode_dtype == "float32":
+        (centroids, bias), inv_scale = book.float_form(), None
+    else:
+        centroids, inv_scale, bias = book.integer_form()
     expected, _ = oracle.conv2d(
         values["r0"], centroids, table, scale, None, inv_scale, bias, kernel_shape=(1, 1), strides=(2, 2),
         encode_dtype=encode_dtype, input_signed=book.input_signed,

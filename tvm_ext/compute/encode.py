@@ -2,8 +2,9 @@
 
 `encode_rowwise` reads and writes logical layouts: it is the oracle and the kernel for K > 16.
 `encode_tiled` writes the tiles of codes that an ISA's table read wants, 16 rows to a vector.
-Scores (both): integer ``score = sum_v xq * cq + score_bias``, compared after ``>> 4``; float32 ``x . P - |P|^2 / 2``
-(tiled) or ``-|x - P|^2`` (row-wise). The highest score wins, the lowest index on ties.
+Scores (both): integer ``score = sum_v xq * cq + score_bias``, compared after ``>> 4``; float32 ``x . P + score_bias``,
+or where there is none ``x . P - |P|^2 / 2`` (tiled) or ``-|x - P|^2`` (row-wise). The highest score wins, the lowest
+index on ties.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ def encode_rowwise(
     """Codes uint8 [N, C] (dense) or [B, C, N] (conv), for any K up to 256.
 
     centroids int8 or float32 [C, K, V], or [C, V, K] if `packed`, so that centroids lie in vector lanes; inv_scale
-    float32 [C] and score_bias int32 [C, K] of an integer search.
+    float32 [C] of an integer search, score_bias int32 [C, K] of one, or float32 or None.
     """
     num_codebooks = int(centroids.shape[0])
     length, num_centroids = (int(d) for d in (centroids.shape[1:] if packed else centroids.shape[:0:-1]))
     integer = search.integer
-    acc_dtype = "int32" if integer else "float32"
+    acc_dtype, scored = "int32" if integer else "float32", score_bias is not None
     batch, rows = patches.batch, patches.rows
     v, k = te.reduce_axis((0, length), "v"), te.reduce_axis((0, num_centroids), "k")
 
@@ -60,7 +61,7 @@ def encode_rowwise(
     def product(b, n, c, kk):
         right = (centroids[c, v, kk] if packed else centroids[c, kk, v]).astype(acc_dtype)
         left = subvector[b, n, c, v].astype(acc_dtype)
-        return te.sum(left * right if integer else (left - right) * (left - right), axis=v)
+        return te.sum(left * right if scored else (left - right) * (left - right), axis=v)
 
     score = te.compute((batch, rows, num_codebooks, num_centroids), product, name="lut_score")
     shape = (batch, rows, num_codebooks)
@@ -71,7 +72,10 @@ def encode_rowwise(
     else:
         # the highest score, or the least distance; the first of equals
         def ranked(b, n, c, kk):
-            return (score[b, n, c, kk] + score_bias[c, kk]) >> INDEX_BITS if integer else -score[b, n, c, kk]
+            if not scored:
+                return -score[b, n, c, kk]
+            found = score[b, n, c, kk] + score_bias[c, kk]
+            return found >> INDEX_BITS if integer else found
 
         best, _ = te.compute(
             shape,

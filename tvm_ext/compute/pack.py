@@ -140,9 +140,11 @@ def pack_search(
     weights = np.where((np.arange(c)[:, None] * v + np.arange(v) < row_depth)[:, None], weights, 0)
     packed[:c] = np.where(slots >= 0, weights[:, :, slots], 0)
     if inv_scale is None or score_bias is None:
-        # |x - P|^2 compares as x . (P - mean) - (|P|^2 - |mean|^2) / 2, which cancels less than x . P - |P|^2 / 2
-        half_norm = (np.square(exact.mean(axis=1)).sum(axis=1)[:, None] - np.square(exact).sum(axis=2)) / 2
-        return packed, None, _pad(half_norm.astype(np.float32), codebooks), 0
+        bias = score_bias
+        if bias is None:
+            # |x - P|^2 compares as x . (P - mean) - (|P|^2 - |mean|^2) / 2, which cancels less than x . P - |P|^2 / 2
+            bias = (np.square(exact.mean(axis=1)).sum(axis=1)[:, None] - np.square(exact).sum(axis=2)) / 2
+        return packed, None, _pad(bias.astype(np.float32), codebooks), 0
     signed = search.input_signed
     zero_point = {"uint8": 128 if signed else 0, "int8": 0 if signed else -128, "int16": 0}[stored or dot.x_dtype]
     bias = score_bias.astype(np.int64) - zero_point * weights.sum(axis=2)

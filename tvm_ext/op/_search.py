@@ -69,13 +69,14 @@ def check_codebooks(
     check(c == -(-patches.depth // v), op,
           f"{c} codebooks of subvector_len {v} do not cover a row of {patches.depth} elements "
           f"(needs {-(-patches.depth // v)})")  # fmt: skip
-    for name, expr, want_shape, want, needed in (
-        ("inv_scale", inv_scale, (c,), "float32", integer),
-        ("score_bias", score_bias, (c, k), "int32", integer and not is_tree),
+    for name, expr, want_shape, want, needed, allowed in (
+        ("inv_scale", inv_scale, (c,), "float32", integer, integer),
+        ("score_bias", score_bias, (c, k), "int32" if integer else "float32", integer and not is_tree, not is_tree),
     ):
         state = "is needed" if needed else "must be absent"
-        check(present(expr) == needed, op, f"{name} {state} with {search.encode_dtype} encode by {search.encoder}")
-        if needed:
+        fits = allowed if present(expr) else not needed
+        check(fits, op, f"{name} {state} with {search.encode_dtype} encode by {search.encoder}")
+        if present(expr):
             check_tensor(op, name, expr, want_shape, want)
     check(present(centroids) != is_tree, op, "centroids are in place of trees")
     return c, k, v

@@ -39,7 +39,9 @@ def encode(
     x : float32 [..., D], or [B, Cin, H, W] when `kernel_shape` is given. In an ISA's layout it may be quantized
         already, in the ISA's type.
     centroids : [C, K, V] float32, or int8 of an integer search: ``encode_dtype`` "int8" or "int6".
-    inv_scale, score_bias : float32 [C], int32 [C, K]; only of an integer search, inv_scale only where x is float32.
+    inv_scale : float32 [C]; only of an integer search, where x is float32.
+    score_bias : [C, K], int32 of an integer search; float32 of another makes the code that of the largest
+        ``x . P + score_bias`` in place of the least distance.
     split_dims, split_thresholds : int32 [C, L], float32 [C, 2^L - 1]; with ``encoder="tree"``, in place of centroids
         and score_bias, for subvectors of `subvector_len` elements.
     layout : "" gives codes [..., C] or [B, C, OH, OW]. "rowwise" flattens the positions: [N, C] or [B, C, OH * OW],

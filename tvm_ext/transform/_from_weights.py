@@ -26,6 +26,10 @@ class CodebookLike(Protocol):
         """(int8 centroids [C, K, V], inv_scale float32 [C], score_bias int32 [C, K])."""
         ...
 
+    def float_form(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """(float32 centroids [C, K, V], score_bias float32 [C, K] or None) of a float32 search."""
+        ...
+
     def tree_form(self) -> tuple[np.ndarray, np.ndarray]:
         """(split_dims int32 [C, L], split_thresholds float32 [C, K - 1]) of a codebook with ``encoder="tree"``."""
         ...
@@ -62,7 +66,6 @@ def lut_arguments(book: CodebookLike, weight: np.ndarray) -> tuple[list[relax.Ex
     """(centroids, table, table_scale, bias, inv_scale, score_bias) and the keyword arguments; weight is [M, D]."""
     table, table_scale = build_table(book.centroids, weight, book.table_dtype)
     inv_scale = score_bias = None
-    centroids = np.ascontiguousarray(book.centroids, np.float32)
     attrs: dict = {"encoder": book.encoder, "encode_dtype": book.encode_dtype, "input_signed": bool(book.input_signed)}
     if book.encoder == "tree":
         centroids, inv_scale = None, book.inv_scale
@@ -70,5 +73,7 @@ def lut_arguments(book: CodebookLike, weight: np.ndarray) -> tuple[list[relax.Ex
         attrs |= {name: relax.const(value) for name, value in trees} | {"subvector_len": book.centroids.shape[2]}
     elif book.encode_dtype != "float32":
         centroids, inv_scale, score_bias = book.integer_form()
+    else:
+        centroids, score_bias = book.float_form()
     constants = [centroids, table, table_scale, None, inv_scale, score_bias]
     return [None if c is None else relax.const(np.ascontiguousarray(c)) for c in constants], attrs

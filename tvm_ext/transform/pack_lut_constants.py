@@ -262,7 +262,7 @@ def _pack_encode(rewriter, encode: relax.Call, choice: Choice, isa: Isa) -> rela
     if patches.is_conv and patches.whole_channels(v):
         windows = Windows(patches, v, dot.depth, tiles * choice.isa.table_read.rows)
     cents, inv, bias, zero_point = pack.pack_search(
-        array(centroids), array(inv_scale) if integer else None, array(score_bias) if integer else None,
+        array(centroids), array(inv_scale) if integer else None, array(score_bias) if present(score_bias) else None,
         choice.codebooks, dot, search,
         linear_slots(v, dot.depth) if windows is None else windows.slots(), patches.depth,
         dot.x_dtype if windows is None else choice.isa.plane_dtype,

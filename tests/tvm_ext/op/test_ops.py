@@ -195,6 +195,7 @@ def test_wrong_arguments_are_refused(case: str) -> None:
 _LAYERS = [
     Layer("dense", (2, 5, 10), 6, codes=True, affine=True),
     Layer("float", (5, 10), 6, search="f32", table="float32", mult=True),
+    Layer("scored", (5, 10), 6, search="f32", scored=True),
     Layer("conv", (2, 3, 7, 8), 6, length=9, kernel=(3, 3), pads=(1, 0, 2, 1), strides=(2, 1), search="s8", codes=True),
     Layer("k40", (2, 2, 7, 8), 5, length=5, kernel=(3, 3), dilations=(2, 1), centroids=40, codes=True),
     Layer("padding", (1, 3, 5, 4), 2, length=18, kernel=(3, 3), pads=(1, 1, 1, 1), table="identity", codes=True),

@@ -37,6 +37,8 @@ DENSE = [
     Layer("ties_s8", (64, 19), 5, table="identity", coarse=True, search="s8"),
     Layer("ties_k32", (64, 19), 5, coarse=True, search="s8", centroids=32),
     Layer("dead_u8", (17, 12), 3, table="identity", dead=True),
+    Layer("codes_scored", (35, 32), 11, length=3, table="identity", search="f32", scored=True, codes=True),
+    Layer("scored_k32", (17, 10), 5, centroids=32, search="f32", scored=True),
     Layer("dead_f32", (17, 12), 3, table="identity", dead=True, search="f32"),
     Layer("float_k8", (17, 10), 5, centroids=8, search="f32"),
     Layer("float_k32", (17, 10), 5, centroids=32, search="f32"),
@@ -92,6 +94,9 @@ CONV = [
           table="identity"),
     Layer("c_split", (1, 2, 5, 7), 5, length=5, kernel=(3, 3), pads=_SAME, codes=True),
     Layer("c_split_s8", (1, 5, 6, 5), 9, length=5, kernel=(3, 3), pads=(1, 0, 0, 1), search="s8", table="identity"),
+    Layer("c_scored", (2, 3, 6, 21), 3, length=9, kernel=(3, 3), pads=_SAME, search="f32", table="identity",
+          scored=True),
+    Layer("c_split_scored", (1, 2, 5, 7), 5, length=5, kernel=(3, 3), pads=_SAME, search="f32", scored=True),
     Layer("c_split_f32", (1, 2, 5, 7), 5, length=5, kernel=(3, 3), pads=_SAME, search="f32"),
     Layer("c_two_channels", (1, 3, 6, 5), 2, length=18, kernel=(3, 3), pads=_SAME, search="s8", table="identity"),
     Layer("c_two_channels_u8", (1, 5, 6, 5), 3, length=18, kernel=(3, 3), pads=_SAME, table="identity"),
@@ -133,7 +138,7 @@ _OF_TILES = {
     "one_row", "seventeen", "outputs_33", "k8_one_codebook", "codes_s8", "codes_k8", "codes_f32", "drain_affine",
     "c3x3", "c1x1", "c_stride", "c_split_s8", "c_batch", "c_residual", "c_one_position", "c_k12_f32", "c_batch_f32",
     "c_drain", "c_drain_relu", "c_relu6", "c_rows", "c_rows_chunks", "int6_one_row", "int6_s", "int6_runs", "c_int6",
-    "c_int6_1x1",
+    "c_int6_1x1", "codes_scored", "c_scored",
 }  # fmt: skip
 GROUPS = {"dense": DENSE, "conv2d": CONV}
 

@@ -28,6 +28,9 @@ class Codebook:
             rng.integers(-999, 999, (c, k)).astype("int32"),
         )
 
+    def float_form(self) -> tuple[np.ndarray, np.ndarray | None]:
+        return self.centroids, None
+
 
 def random_codebook(c: int, k: int, v: int, **options) -> Codebook:
     return Codebook(np.random.default_rng(c * k * v).standard_normal((c, k, v)).astype("float32"), **options)

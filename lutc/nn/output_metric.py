@@ -1,0 +1,27 @@
+"""Distances between subvectors as a layer's outputs see them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lutc.nn.codebook import pad_weight
+
+
+def output_metric(weight: Tensor, num_codebooks: int, subvector_len: int) -> Tensor:
+    """G [C, V, V] in float64 from a weight [M, D]: d.(G_c d) is the squared error that a difference d of subvectors
+    makes in the M outputs, W_c W_c^T, in units in which the mean of a codebook's diagonal is 1.
+
+    A codebook without weight gets the identity.
+    """
+    each = pad_weight(weight.detach().double(), num_codebooks, subvector_len)
+    gram = torch.bmm(each, each.mT)
+    gram = (gram + gram.mT) / 2  # symmetric to the last bit
+    mean = gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    return torch.where(mean > 0, gram / torch.where(mean > 0, mean, 1.0), torch.eye(subvector_len).to(gram))
+
+
+def metric_root(metric: Tensor) -> Tensor:
+    """F [C, V, V], symmetric, with F F = the metric: |d F|^2 = d.(metric d)."""
+    values, vectors = torch.linalg.eigh(metric.double())
+    return torch.bmm(vectors * values.clamp_min(0).sqrt()[:, None], vectors.mT)
