@@ -76,7 +76,7 @@ class LUTConfig:
 
     def search_key(self) -> tuple[object, ...]:
         """What layers that share codebooks must have in common."""
-        return (self.num_centroids, self.encoder, self.encode_dtype)
+        return (self.num_centroids, self.encoder, self.encode_dtype, self.metric)
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)

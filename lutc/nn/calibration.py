@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +24,13 @@ TEMPERATURE_FRACTION = 0.3  # initial temperature as a part of the mean distance
 
 
 class Record:
-    """What calibration keeps of one layer's inputs: a sample of the rows, and the range of all."""
+    """What calibration keeps of one layer's inputs: a sample of the rows, and the range of all.
 
-    def __init__(self, layer: LUTLayer, seed: int) -> None:
-        self.layer = layer
+    followers : layers that will search as this one, so that its metric is for the outputs of all.
+    """
+
+    def __init__(self, layer: LUTLayer, seed: int, followers: Sequence[LUTLayer] = ()) -> None:
+        self.layer, self._followers = layer, followers
         self.sample = Reservoir(ROWS_PER_CENTROID * layer.config.num_centroids, seed)
         self.range = InputRange()
 
@@ -39,16 +42,31 @@ class Record:
         self.sample.add(rows)
         self.range.add(rows)
 
+    def metric(self) -> Tensor:
+        weight = torch.cat([layer.dense_weight() for layer in (self.layer, *self._followers)])
+        return output_metric(weight, self.layer.num_codebooks, self.layer.subvector_len)
+
 
 @torch.no_grad()
-def calibrate_layers(model: nn.Module, twins: Mapping[str, LUTLayer], batches: Iterable[object], seed: int) -> None:
+def calibrate_layers(
+    model: nn.Module,
+    twins: Mapping[str, LUTLayer],
+    batches: Iterable[object],
+    seed: int,
+    groups: Iterable[Sequence[LUTLayer]] = (),
+) -> None:
     """Run the float model over `batches` and initialise the twins, named as the float layers they will replace.
+
+    groups : layers that will share the codebooks of the first of them.
 
     Raises
     ------
     LutcError : a layer was never reached, or saw values that are not finite.
     """
-    records = {name: Record(layer, seed + index) for index, (name, layer) in enumerate(twins.items())}
+    followers = {first: others for first, *others in groups}
+    records = {
+        name: Record(layer, seed + index, followers.get(layer, ())) for index, (name, layer) in enumerate(twins.items())
+    }
     hooks = [model.get_submodule(name).register_forward_pre_hook(record.hook) for name, record in records.items()]
     try:
         with eval_mode(model):
@@ -89,11 +107,11 @@ def initialise(name: str, record: Record, seed: int, *, free_trees: bool = True)
     layer.set_input_range(by_codebook[0].amin(1), by_codebook[1].amax(1))
     data = split_subvectors(rows, *shape).contiguous()
     if layer.config.encoder == "tree":
-        _plant(layer, data, free=free_trees)
+        _plant(layer, data, record.metric() if layer.config.metric == "outputs" else None, free=free_trees)
         return
     seen = data
     if layer.metric is not None:
-        layer.metric.copy_(output_metric(layer.dense_weight(), *shape))
+        layer.metric.copy_(record.metric())
         seen = torch.bmm(data, metric_root(layer.metric).to(data))
     centroids = kmeans(seen, layer.config.num_centroids, seed=seed)
     distance, codes = squared_distances(seen, centroids).min(-1)
@@ -102,16 +120,14 @@ def initialise(name: str, record: Record, seed: int, *, free_trees: bool = True)
     layer.set_centroids(centroids, max(TEMPERATURE_FRACTION * float(distance.sqrt().mean()), 1e-3))
 
 
-def _plant(layer: LUTLayer, data: Tensor, *, free: bool) -> None:
+def _plant(layer: LUTLayer, data: Tensor, metric: Tensor | None, *, free: bool) -> None:
     """Hash trees, their leaves' means as prototypes; if `free`, the table of prototypes improved by ridge regression.
 
-    With metric="inputs" splits are chosen as in Maddness, with "outputs" by the errors they leave in the outputs.
+    Without a metric splits are chosen as in Maddness.
     As in Maddness the improved prototypes reach over all inputs of the layer, so that codebooks correct each other:
     the table, centroid times weight no more, is free.
     """
-    factor = None
-    if layer.config.metric == "outputs":
-        factor = metric_root(output_metric(layer.dense_weight(), layer.num_codebooks, layer.subvector_len))
+    factor = None if metric is None else metric_root(metric)
     dims, thresholds = learn_trees(data, layer.config.num_centroids.bit_length() - 1, factor)
     spread = float(data.std(unbiased=False))
     layer.set_trees(dims, thresholds, max(TEMPERATURE_FRACTION * spread, 1e-3))

@@ -94,7 +94,7 @@ def _prepare(
     rows, tables, quantized = plan(model, chosen, filter_fn, negative)
     groups = shared_layers(tables, share)
     if batches is not None and tables:
-        calibrate_layers(model, tables, batches, seed)
+        calibrate_layers(model, tables, batches, seed, groups)
     for first, *others in groups:
         for layer in others:
             layer.share_codebooks(first)

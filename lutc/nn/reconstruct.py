@@ -81,7 +81,8 @@ def reconstruct_(
             if leader is not None and index > order.index(_name_of(twins, leader)):
                 layer.share_codebooks(leader)
             else:
-                record = Record(layer, seed + index)
+                followers = [other for other, first in leaders.items() if first is layer]
+                record = Record(layer, seed + index, followers)
                 for x in inputs:
                     record.add(x)
                 initialise(name, record, seed + index, free_trees=freed)

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from lutc import reference
 from lutc.config import LUTConfig
+from lutc.errors import LutcError
 from lutc.export import export_model
 from lutc.importers.lut_layer import LUTLayer
-from lutc.nn import LUTConv2d, LUTLinear, quantize_, reconstruct_
+from lutc.nn import LUTLinear, quantize_, reconstruct_
 from lutc.nn.codebook import integer_codebook, inverse_scale, linear_scores
 from lutc.nn.frozen import FrozenLUTLinear
 from lutc.nn.lookup import codes_of
@@ -103,8 +104,33 @@ def test_one_search_in_training_in_torch_and_in_the_file(encode_dtype: str, tmp_
     torch.testing.assert_close(torch.from_numpy(found), trained, rtol=1e-6, atol=1e-6)
 
 
-def test_a_layer_that_shares_codebooks_shares_the_metric():
-    first, second = (LUTConv2d(4, 6, 1, config=LUTConfig()) for _ in range(2))
-    second.share_codebooks(first)
-    assert second.metric is first.metric is not None
-    assert LUTLinear(8, 4, config=LUTConfig(metric="inputs")).metric is None
+class Heads(nn.Module):
+    """Two layers that read one input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.query, self.key = nn.Linear(8, 3), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((self.query(x), self.key(x)), 1)
+
+
+@pytest.mark.parametrize("make", [quantize_, reconstruct_])
+def test_a_shared_metric_is_for_the_outputs_of_all(make):
+    model, x = Heads(), torch.randn(300, 8)
+    weight = torch.cat((model.query.weight, model.key.weight)).detach()
+    make(model, LUTConfig(8, 4), calibration=[x], share=[("query", "key")])
+    assert model.key.metric is model.query.metric is not None
+    torch.testing.assert_close(model.query.metric, output_metric(weight, 2, 4).float())
+    other = Heads()
+    with pytest.raises(LutcError, match="cannot share codebooks"):
+        settings = {"query": LUTConfig(8, 4), "key": LUTConfig(8, 4, metric="inputs")}
+        make(other, settings, calibration=[x], share=[("query", "key")])
+
+
+def test_without_a_metric_distances_are_euclidean():
+    layer, x = LUTLinear(8, 4, config=LUTConfig(16, 8, metric="inputs")), torch.randn(50, 8)
+    assert layer.metric is None and "metric" not in layer.state_dict()
+    codes = codes_of(x, layer.columns(), layer.search())
+    assert (codes == torch.cdist(x.reshape(50, 1, 8).transpose(0, 1), layer.centroids).argmin(2)).float().mean() > 0.9
