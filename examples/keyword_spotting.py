@@ -21,6 +21,7 @@ from recipe import (
     console,
     export_and_compile,
     fit,
+    metric_option,
     on_device,
     predict,
     shuffled,
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--block-weight", type=float, default=1.0, help="of the blocks' errors in the loss")
     parser.add_argument("--batch-norm", choices=("batch", "frozen"), default="frozen", help="statistics in training")
     parser.add_argument("--calibration-recordings", type=int, default=512)
+    metric_option(parser)
     parser.add_argument("--width", type=int, default=32, help="channels of the first convolution")
     options = parser.parse_args()
     start_processes(options.seed, options.threads)
@@ -93,7 +95,7 @@ def main() -> None:
     started = time.perf_counter()
     rows = reconstruct_(
         model,
-        LUTConfig(),
+        LUTConfig(metric=options.metric),
         calibration=train_x[: options.calibration_recordings].split(64),
         filter_fn=lambda module, name: name.startswith("body"),
         seed=options.seed,

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 import lutc
+from lutc.config import METRICS
 from lutc.nn.checkpoint import load_checkpoint, save_checkpoint
 
 console = Console(stderr=True)
@@ -33,6 +34,10 @@ def common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="that trains: cpu, or cuda; the rest runs on the CPU")
     parser.add_argument("--target", default="native", help="what to compile for")
     parser.add_argument("--limit", type=int, help="use so many training and test examples only")
+
+
+def metric_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--metric", choices=METRICS, default="outputs", help="of distances to centroids")
 
 
 def start_processes(seed: int, threads: int) -> tuple[int, int]:

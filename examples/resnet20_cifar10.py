@@ -24,6 +24,7 @@ from recipe import (
     console,
     export_and_compile,
     fit,
+    metric_option,
     on_device,
     predict,
     resume,
@@ -103,7 +104,7 @@ def main() -> None:
     parser.add_argument("--trained", type=Path, help="trained.safetensors of an earlier run to start from instead")
     parser.add_argument("--encoder", choices=("l2", "tree"), default="l2")
     parser.add_argument("--encode-dtype", choices=("int8", "int6", "float32"), default="int8")
-    parser.add_argument("--metric", choices=("outputs", "inputs"), default="outputs", help="of distances to centroids")
+    metric_option(parser)
     parser.add_argument("--table-dtype", choices=("int8", "float32"), default="int8")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
     options = parser.parse_args()

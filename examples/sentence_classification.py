@@ -32,6 +32,7 @@ from recipe import (
     console,
     export_and_compile,
     fit,
+    metric_option,
     on_device,
     resume,
     resume_optimizer,
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument("--head", type=Path, help="SST-2 classifier on the vectors: weight [1, W] and bias [1]")
     parser.add_argument("--layers", type=int, default=3, help="how many layers, from the last, get tables")
     parser.add_argument("--calibration-sentences", type=int, default=512)
+    metric_option(parser)
     parser.add_argument(
         "--tables", choices=("free", "tied"), default="free", help="tied: products with a fitted weight"
     )
@@ -218,7 +220,7 @@ def main() -> None:
     teacher = copy.deepcopy(encoder)
     first = len(encoder.layers) - options.layers
     chosen = [f"layers.{i}" for i in range(first, len(encoder.layers))]
-    config = {f"{layer}.{linear}": LUTConfig() for layer in chosen for linear in LINEARS}
+    config = {f"{layer}.{linear}": LUTConfig(metric=options.metric) for layer in chosen for linear in LINEARS}
     share = [[f"{layer}.{linear}" for linear in ("query", "key", "value")] for layer in chosen]
     checkpoint = options.output / "checkpoint.pt"
     first_step = 0

@@ -50,8 +50,7 @@ def calibrate(
     Every layer's input is taken from the float model, cut into subvectors, and clustered (product quantization: Jegou,
     Douze and Schmid, 2011; for layers: LUT-NN, Tang et al., 2023, section 3), by the errors that this makes in the
     layer's outputs, or with metric="inputs" by Euclidean distances. Layers that read one tensor the same way get the
-    same codebooks, so their codes are computed once. A first conv on an image stays float unless ``layers``
-    names it.
+    same codebooks, so their codes are computed once. A first conv on an image stays float unless ``layers`` names it.
 
     Parameters
     ----------

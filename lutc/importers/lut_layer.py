@@ -25,8 +25,8 @@ class LUTLayer:
 
     constants: centroids [C, K, V] float32 or int8, table [C, K, M] int8 or float32, table_scale [M] float32, and bias
     [M] float32, inv_scale [C] float32, score_bias [C, K] int32 (float32 of a float32 search), mult [C] uint8 or None
-    each. Trees have split_dims
-    [C, L] int32 and split_thresholds [C, K - 1] float32 in place of centroids and score_bias, and a subvector_len.
+    each. Trees have split_dims [C, L] int32 and split_thresholds [C, K - 1] float32 in place of centroids and
+    score_bias, and a subvector_len.
     geometry: kernel_shape, strides, pads (top, left, bottom, right) and dilations, for a conv.
     """
 

@@ -18,6 +18,7 @@ from lutc.nn.calibration import call_model
 from lutc.nn.eval_mode import eval_mode
 from lutc.nn.layer import LUTLayer
 from lutc.nn.lookup import codes_of
+from lutc.nn.output_metric import metric_root
 from lutc.nn.patches import split_subvectors
 from lutc.nn.quantizers.base import sums_by_index
 
@@ -146,7 +147,11 @@ def _margins(layer: LUTLayer, x: Tensor) -> Tensor:
     rows_each = layer.columns().shape(x[:1])[3]
     rows = layer.input_rows(x[: -(-_MARGIN_ROWS // max(rows_each, 1))])[:_MARGIN_ROWS]
     subvectors = split_subvectors(rows, layer.num_codebooks, layer.subvector_len)
-    closest = torch.cdist(subvectors, layer.centroids.detach()).topk(2, largest=False).values
+    centroids = layer.centroids.detach()
+    if layer.metric is not None:
+        root = metric_root(layer.metric).to(centroids)
+        subvectors, centroids = torch.bmm(subvectors, root), torch.bmm(centroids, root)
+    closest = torch.cdist(subvectors, centroids).topk(2, largest=False).values
     return ((closest[..., 1] - closest[..., 0]) / closest[..., 0].clamp_min(1e-6)).flatten().cpu()
 
 

@@ -28,6 +28,7 @@ SEARCHES = [
     LUTConfig(),
     LUTConfig(encode_dtype="int6", table_bits=4),
     LUTConfig(encode_dtype="float32", table_dtype="float32"),
+    LUTConfig(metric="inputs"),
     LUTConfig(encoder="tree"),
     LUTConfig(encoder="tree", encode_dtype="float32"),
 ]

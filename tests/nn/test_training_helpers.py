@@ -167,6 +167,16 @@ def test_monitor_tells_what_is_known_of_a_made_up_layer(tmp_path):
     assert model[0].training
 
 
+def test_margins_are_of_the_layers_own_distances():
+    model = nn.Sequential(nn.Linear(2, 3))
+    quantize_(model, LUTConfig(2, 2, encode_dtype="float32"))
+    with torch.no_grad():
+        model[0].centroids.copy_(torch.tensor([[[0.0, 0.0], [4.0, 1.0]]]))
+        model[0].metric.copy_(torch.diag(torch.tensor([0.25, 4.0])))
+    (row,) = Monitor(model, [torch.tensor([[1.0, 0.0]])])(1)
+    assert row.margin == pytest.approx((1.5**2 + 2**2) ** 0.5 / 0.5 - 1)
+
+
 def test_monitor_draws(tmp_path):
     pytest.importorskip("matplotlib")
     model = network()
