@@ -67,6 +67,8 @@ print(f"float: {float_accuracy:.3f}")
 # %% [markdown]
 # ## 2. Two ways to begin
 # `quantize_` swaps all layers at once: k-means on the float network's activations, tables from centroids and weights.
+# A centroid is close to an input when it leaves a small error in the layer's outputs (`LUTConfig(metric="inputs")`
+# measures by the inputs alone, as LUT-NN does, which costs much accuracy and saves nothing).
 # Every layer then meets inputs that the layers before it have already distorted. `reconstruct_` goes layer by layer:
 # codebooks are learned from what really arrives, and the table is the one that comes closest to the float layer's
 # output, by least squares. It needs a few hundred inputs, and no labels.
