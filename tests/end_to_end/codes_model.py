@@ -35,13 +35,17 @@ class TableLayer:
         return layer(x, **self.constants, **self.attributes)[1]
 
     def distances(self, x: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """|x - P|^2 of each subvector to its chosen centroid, and |x|^2; float64, like the codes. For conv layers."""
+        """What the search minimises at the chosen centroids, |x - P|^2 or -2 (x.P + score_bias), and the size of the
+        terms that a kernel makes it from; float64, like the codes. For conv layers."""
         geometry = (self.attributes[key] for key in ("kernel_shape", "strides", "pads", "dilations"))
         rows = oracle.im2col(x, *geometry)
         centroids = self.constants["centroids"].astype(np.float64)
         count, _, length = centroids.shape
         sub = rows.reshape(*rows.shape[:-1], count, length).astype(np.float64)
         chosen = centroids[np.arange(count), codes]
+        if "score_bias" in self.constants:
+            bias = self.constants["score_bias"].astype(np.float64)[np.arange(count), codes]
+            return -2 * ((sub * chosen).sum(-1) + bias), 2 * (np.abs(sub * chosen).sum(-1) + np.abs(bias))
         return ((sub - chosen) ** 2).sum(-1), (sub**2).sum(-1)
 
 

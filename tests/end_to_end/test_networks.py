@@ -112,6 +112,8 @@ def _twin(net: nn.Module, codebooks: Codebooks, config: LUTConfig) -> nn.Module:
         if isinstance(layer, LUTLayer):
             book = codebooks[name]
             layer.set_centroids(torch.from_numpy(book.centroids))
+            if book.metric is not None:
+                layer.metric.copy_(torch.from_numpy(book.metric))
             if book.inv_scale is not None:
                 layer.signed = book.input_signed
                 layer.input_signed.fill_(book.input_signed)

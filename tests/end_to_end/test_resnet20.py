@@ -51,6 +51,7 @@ def _with_float_search(net: nn.Module) -> nn.Module:
     for name, layer in twin.named_modules():
         if isinstance(layer, LUTLayer):
             layer.set_centroids(net.get_submodule(name).centroids)
+            layer.metric.copy_(net.get_submodule(name).metric)
     return twin
 
 

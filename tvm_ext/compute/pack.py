@@ -140,8 +140,9 @@ def pack_search(
     weights = np.where((np.arange(c)[:, None] * v + np.arange(v) < row_depth)[:, None], weights, 0)
     packed[:c] = np.where(slots >= 0, weights[:, :, slots], 0)
     if inv_scale is None or score_bias is None:
-        bias = score_bias
-        if bias is None:
+        if score_bias is not None:  # what all scores have in common decides nothing, and would be rounded with them
+            bias = score_bias - score_bias.mean(axis=1, keepdims=True, dtype=np.float64)
+        else:
             # |x - P|^2 compares as x . (P - mean) - (|P|^2 - |mean|^2) / 2, which cancels less than x . P - |P|^2 / 2
             bias = (np.square(exact.mean(axis=1)).sum(axis=1)[:, None] - np.square(exact).sum(axis=2)) / 2
         return packed, None, _pad(bias.astype(np.float32), codebooks), 0
