@@ -38,11 +38,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lutc.nn import LUTConfig, param_groups, quantize_
-from lutc.nn.batch_norm import freeze_batch_norm_, reestimate_batch_norm_
+from lutc.nn.batch_norm import freeze_batch_norm_, reestimate_batch_norm_, renormalize_batch_norm_
 from lutc.nn.checkpoint import save_checkpoint
 from lutc.nn.distillation import BlockError, distillation_loss
 from lutc.nn.distributed import broadcast_layers_
 from lutc.nn.monitor import Monitor
+from lutc.nn.output_metric import refresh_metrics_
 from lutc.nn.reconstruct import reconstruct_
 from lutc.nn.schedules import AnnealTemperature
 
@@ -89,7 +90,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=3, help="of the lookup-table training")
     parser.add_argument("--steps", type=int, help="of the lookup-table training, instead of --epochs")
     parser.add_argument("--block-weight", type=float, default=1.0, help="of the blocks' errors in the loss")
-    parser.add_argument("--batch-norm", choices=("batch", "frozen"), default="batch", help="statistics in training")
+    parser.add_argument("--batch-norm", choices=("running", "batch", "frozen"), default="running",
+                        help="statistics in training: running, each batch's, or the float network's")  # fmt: skip
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=2e-3, help="of weights, batch norm, stem and head")
     parser.add_argument("--centroid-lr", type=float, default=5e-4, help="of centroids, or a tree's thresholds")
@@ -139,7 +141,7 @@ def main() -> None:
                 model, teacher, *data, options, rank, processes, checkpoint, first_step
             )
     if rank == 0:
-        if options.epochs > 0 and options.batch_norm == "batch":
+        if options.epochs > 0 and options.batch_norm != "frozen":
             reestimate_batch_norm_(model, [cifar10_normalised(part) for part in train_x[:2000].split(100)])
         finish(model, test_x, test_y, options, results)
 
@@ -222,6 +224,8 @@ def train_lut(
     checkpoint: Path,
     first_step: int,
 ) -> float:
+    if options.batch_norm == "running":
+        renormalize_batch_norm_(model)
     monitor = Monitor(model, [cifar10_normalised(images[:64])], teacher)
     steps = options.steps or int(options.epochs * max(len(images) // options.batch, 1))
     schedule = None
@@ -240,6 +244,7 @@ def train_lut(
             target = teacher(x)
         if options.batch_norm == "frozen":
             freeze_batch_norm_(model)
+        refresh_metrics_(model)
         scores = network(x)
         loss = 0.3 * F.cross_entropy(scores, labels[indices]) + 0.7 * distillation_loss(scores, target, 3.0)
         return loss + options.block_weight * block_error()

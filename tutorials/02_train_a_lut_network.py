@@ -16,7 +16,7 @@ from torch import nn
 
 import lutc
 from lutc.nn import LUTConfig, param_groups, quantize_, reconstruct_
-from lutc.nn.batch_norm import reestimate_batch_norm_
+from lutc.nn.batch_norm import reestimate_batch_norm_, renormalize_batch_norm_
 from lutc.nn.checkpoint import load_checkpoint, save_checkpoint
 from lutc.nn.distillation import distillation_loss
 from lutc.nn.monitor import Monitor
@@ -91,9 +91,11 @@ print(f"swapped at once: {accuracy(at_once):.3f}   layer by layer: {accuracy(mod
 # Codebooks, tables and temperatures learn at rates of their own; `param_groups` sorts them out. The teacher's scores
 # say more about an image than its label does, which matters when there are few epochs. The monitor tells whether the
 # training is healthy: few centroids should go unused, codes should keep their entropy, and the error of each layer
-# shows where accuracy is lost.
+# shows where accuracy is lost. Batch norm would move every input a little with the company it is in, and codes with it:
+# renormalized, it trains with the values of inference and the gradient of batch norm.
 
 # %%
+renormalize_batch_norm_(model)
 optimizer = torch.optim.Adam(param_groups(model, lr=1e-3, centroid_lr=2e-3, temperature_lr=1e-2))
 monitor = Monitor(model, [images[train[:64]]], reference=network)
 step = 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lutc.errors import LutcError
 from lutc.nn.calibration import call_model
@@ -52,6 +53,50 @@ def freeze_batch_norm_(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
+
+
+class BatchRenorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm whose training forward has the values of inference: x [B, M, ...] by the running statistics.
+
+    The gradient is that of batch norm, through the batch's own statistics. Codes then do not change with the company
+    an input is in, and few images a batch (or a process) suffice. Batch renormalization, Ioffe 2017, Algorithm 1,
+    without limits to r and d: the statistics a calibrated network starts from are its own.
+    With momentum=None (`reestimate_batch_norm_`) a plain batch norm.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+    def forward(self, input: Tensor) -> Tensor:
+        running_mean, running_var = self.running_mean, self.running_var
+        if not self.training or self.momentum is None or running_mean is None or running_var is None:
+            return super().forward(input)
+        with torch.no_grad():
+            count = input.numel() // input.shape[1]
+            axes = [axis for axis in range(input.dim()) if axis != 1]
+            variance, mean = torch.var_mean(input.to(running_mean.dtype), axes, correction=0)
+            scale = (running_var + self.eps).rsqrt()
+            r, d = (variance + self.eps).sqrt() * scale, (mean - running_mean) * scale
+        weight, bias = (r, d) if self.weight is None else (self.weight * r, self.bias + self.weight * d)
+        output = F.batch_norm(input, None, None, weight, bias, True, 0.0, self.eps)
+        with torch.no_grad():
+            running_mean.lerp_(mean, self.momentum)
+            running_var.lerp_(variance * count / (count - 1), self.momentum)
+        return output
+
+
+def renormalize_batch_norm_(model: nn.Module) -> None:
+    """Replace the batch norms within a model by `BatchRenorm` with the same parameters, statistics and names.
+
+    Hooks of the modules replaced are lost; optimizers stay valid.
+    """
+    for parent in list(model.modules()):
+        for name, norm in list(parent.named_children()):
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.track_running_stats:
+                twin = BatchRenorm(norm.num_features, norm.eps, norm.momentum, norm.affine, device="meta")
+                for state in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+                    setattr(twin, state, getattr(norm, state))
+                setattr(parent, name, twin.train(norm.training))
 
 
 def _peek(batches: Iterable[object]) -> tuple[bool, Iterable[object]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lutc.nn.codebook import pad_weight
+from lutc.nn.layer import LUTLayer
 
 
 def output_metric(weight: Tensor, num_codebooks: int, subvector_len: int) -> Tensor:
@@ -25,3 +26,23 @@ def metric_root(metric: Tensor) -> Tensor:
     """F [C, V, V], symmetric, with F F = the metric: |d F|^2 = d.(metric d)."""
     values, vectors = torch.linalg.eigh(metric.double())
     return torch.bmm(vectors * values.clamp_min(0).sqrt()[:, None], vectors.mT)
+
+
+@torch.no_grad()
+def refresh_metrics_(model: nn.Module) -> None:
+    """Give layers with LUTConfig(metric="outputs") the metric of their present weights; for a training loop, before
+    each step: weights move, and with them what their outputs see.
+
+    Layers that share codebooks get the metric of all their weights together. A free table has no weight to follow: its
+    layer keeps the metric it has. Batch-norm statistics are those of the metric before (`reestimate_batch_norm_`).
+    """
+    sharing: dict[nn.Parameter, list[LUTLayer]] = {}
+    for layer in model.modules():
+        if isinstance(layer, LUTLayer) and layer.metric is not None:
+            sharing.setdefault(layer.centroids, []).append(layer)
+    for layers in sharing.values():
+        weights = [layer.dense_weight() for layer in layers if layer.table is None]
+        if weights:
+            metric = output_metric(torch.cat(weights), layers[0].num_codebooks, layers[0].subvector_len)
+            for layer in layers:
+                layer.metric.copy_(metric)

@@ -16,10 +16,11 @@ from torch.nn import functional as F
 
 from lutc.config import SCALAR_METHODS, LUTConfig, ScalarConfig
 from lutc.nn import LUTLinear, param_groups, quantize_
-from lutc.nn.batch_norm import freeze_batch_norm_, reestimate_batch_norm_
+from lutc.nn.batch_norm import freeze_batch_norm_, reestimate_batch_norm_, renormalize_batch_norm_
 from lutc.nn.distillation import BlockError, distillation_loss
 from lutc.nn.layer import LUTLayer
 from lutc.nn.monitor import Monitor
+from lutc.nn.output_metric import refresh_metrics_
 from lutc.nn.quantizers import ScalarQuantizer
 from lutc.nn.schedules import AnnealTemperature
 
@@ -115,6 +116,9 @@ def test_lookup_tables(config: LUTConfig, free: bool) -> None:
         assert trained and all(p.grad is not None and p.grad.device == DEVICE for p in trained)
 
     AnnealTemperature(model)(0.5)
+    refresh_metrics_(model)
+    renormalize_batch_norm_(model)
+    model(torch.empty(4, 3, 17, 16, device=DEVICE)).sum().backward()
     freeze_batch_norm_(model)
     images = torch.empty(4, 3, 17, 16, device=DEVICE)
     model(images).sum().backward()

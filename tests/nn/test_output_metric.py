@@ -16,7 +16,7 @@ from lutc.nn import LUTLinear, quantize_, reconstruct_
 from lutc.nn.codebook import integer_codebook, inverse_scale, linear_scores
 from lutc.nn.frozen import FrozenLUTLinear
 from lutc.nn.lookup import codes_of
-from lutc.nn.output_metric import metric_root, output_metric
+from lutc.nn.output_metric import metric_root, output_metric, refresh_metrics_
 
 
 def test_a_difference_is_as_long_as_the_error_it_makes_in_the_outputs():
@@ -127,6 +127,36 @@ def test_a_shared_metric_is_for_the_outputs_of_all(make):
     with pytest.raises(LutcError, match="cannot share codebooks"):
         settings = {"query": LUTConfig(8, 4), "key": LUTConfig(8, 4, metric="inputs")}
         make(other, settings, calibration=[x], share=[("query", "key")])
+
+
+@pytest.mark.parametrize("share", [[], [("query", "key")]])
+def test_a_metric_follows_the_weights(share):
+    model, x = Heads(), torch.randn(300, 8)
+    quantize_(model, LUTConfig(8, 4), calibration=[x], share=share)
+    before = model.query.metric.clone()
+    refresh_metrics_(model)
+    assert torch.equal(model.query.metric, before)  # the weights have not moved
+    for layer in (model.query, model.key):
+        layer.weight.data.normal_()
+    refresh_metrics_(model)
+    both = torch.cat((model.query.weight, model.key.weight))
+    wanted = [both, both] if share else [model.query.weight, model.key.weight]
+    for layer, weight in zip((model.query, model.key), wanted, strict=True):
+        torch.testing.assert_close(layer.metric, output_metric(weight, 2, 4).float())
+    trained = model.train()(x).detach()
+    torch.testing.assert_close(model.eval()(x), trained, rtol=1e-6, atol=1e-6)
+    model.query.free_table(), model.key.free_table()
+    kept = model.query.metric.clone()
+    refresh_metrics_(model)
+    assert torch.equal(model.query.metric, kept)  # no weight to follow
+
+
+def test_models_without_a_metric_have_none_to_refresh():
+    for config in (LUTConfig(8, 4, metric="inputs"), LUTConfig(8, 4, "tree")):
+        model = Heads()
+        quantize_(model, config, calibration=[torch.randn(100, 8)])
+        refresh_metrics_(model)
+        assert model.query.metric is None
 
 
 def test_without_a_metric_distances_are_euclidean():

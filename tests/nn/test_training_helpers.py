@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 
 import pytest
@@ -12,7 +13,12 @@ from torch import nn
 from lutc.config import LUTConfig
 from lutc.errors import LutcError
 from lutc.nn import param_groups, quantize_
-from lutc.nn.batch_norm import freeze_batch_norm_, reestimate_batch_norm_
+from lutc.nn.batch_norm import (
+    BatchRenorm,
+    freeze_batch_norm_,
+    reestimate_batch_norm_,
+    renormalize_batch_norm_,
+)
 from lutc.nn.checkpoint import load_checkpoint, save_checkpoint
 from lutc.nn.distillation import BlockError, distillation_loss
 from lutc.nn.monitor import Monitor
@@ -74,6 +80,64 @@ def test_batch_norm_is_measured_with_the_hard_lookups():
     with pytest.raises(LutcError, match="batch-norm"):
         reestimate_batch_norm_(model, [])
     assert torch.equal(model[1].running_mean, kept)
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("shape", [(16, 6), (5, 6, 3), (4, 6, 3, 2)])
+def test_renormalized_batches_have_the_values_of_inference_and_the_gradient_of_training(shape, affine: bool):
+    torch.manual_seed(0)
+    kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}[len(shape)]
+    plain = kind(6, affine=affine, dtype=torch.float64)
+    if affine:
+        plain.weight.data.normal_(), plain.bias.data.normal_()
+    for _ in range(3):
+        plain(2 * torch.randn(shape, dtype=torch.float64) - 1)
+    model = nn.Sequential(copy.deepcopy(plain))
+    renormalize_batch_norm_(model)
+    x, upstream = torch.randn(2, *shape, dtype=torch.float64)
+    wanted = plain.eval()(x)
+    x.requires_grad_()
+    found = model.train()(x)
+    torch.testing.assert_close(found, wanted)
+    (gradient,) = torch.autograd.grad(found, x, upstream)
+    spread = (plain.running_var + plain.eps).sqrt()
+    axes = [axis for axis in range(len(shape)) if axis != 1]
+    batch_spread = (x.detach().var(axes, correction=0) + plain.eps).sqrt()
+    scale = (batch_spread / spread).reshape(-1, *[1] * (len(shape) - 2))
+    fresh = copy.deepcopy(plain).train()
+    (expected,) = torch.autograd.grad(fresh(x), x, upstream)
+    torch.testing.assert_close(gradient, expected * scale)
+    torch.testing.assert_close(model[0].running_mean, fresh.running_mean)
+    torch.testing.assert_close(model[0].running_var, fresh.running_var)
+
+
+def test_half_precision_inputs_are_renormalized_with_statistics_in_float32():
+    model = nn.Sequential(nn.BatchNorm1d(6))
+    renormalize_batch_norm_(model)
+    x = torch.randn(64, 6).bfloat16() + 3
+    model(x.requires_grad_()).float().sum().backward()
+    assert x.grad is not None and x.grad.isfinite().all()
+    torch.testing.assert_close(model[0].running_mean, 0.1 * x.detach().float().mean(0))
+
+
+def test_renormalization_keeps_names_and_parameters_and_ends_with_a_measurement():
+    model = nn.Sequential(network(), nn.BatchNorm1d(3, track_running_stats=False), nn.BatchNorm1d(3).eval())
+    parameters, names = list(model.parameters()), list(model.state_dict())
+    renormalize_batch_norm_(model)
+    assert all(new is old for new, old in zip(model.parameters(), parameters, strict=True))
+    assert list(model.state_dict()) == names
+    kinds = [isinstance(module, BatchRenorm) for module in (model[0][1], model[1], model[2])]
+    assert kinds == [True, False, True]
+    assert model[0][1].training and not model[2].training
+    x = torch.randn(64, 8)
+    plain = copy.deepcopy(model[0])
+    plain[1] = nn.BatchNorm1d(6)
+    for each in (plain, model[0]):
+        reestimate_batch_norm_(each, x.split(16))
+    torch.testing.assert_close(model[0][1].running_mean, plain[1].running_mean)
+    torch.testing.assert_close(model[0][1].running_var, plain[1].running_var)
+    with pytest.raises(ValueError, match="more than 1 value"):
+        model[0].train()(x[:1])
 
 
 def test_annealed_temperatures():
