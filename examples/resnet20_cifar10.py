@@ -97,8 +97,8 @@ def main() -> None:
     parser.add_argument("--centroid-lr", type=float, default=5e-4, help="of centroids, or a tree's thresholds")
     parser.add_argument("--table-lr", type=float, default=1e-3)
     parser.add_argument("--temperature-lr", type=float, default=1e-2)
-    parser.add_argument("--temperature", choices=("learned", "fixed", "annealed"),
-                        help="default: fixed at 1, which trains fastest, or learned for trees")  # fmt: skip
+    parser.add_argument("--temperature", choices=("learned", "fixed", "annealed"), default="learned",
+                        help="fixed (at 1) and annealed (from there) are ahead in the first epoch")  # fmt: skip
     parser.add_argument("--calibration-images", type=int, default=512)
     parser.add_argument("--test-images", type=int, help="measure accuracy on so many; default: all")
     parser.add_argument("--start", choices=("reconstruct", "fitted", "kmeans"),
@@ -115,8 +115,6 @@ def main() -> None:
         options.epochs = float(options.steps > 0)
     if options.start is None:
         options.start = "fitted" if options.epochs > 0 else "reconstruct"
-    if options.temperature is None:
-        options.temperature = "fixed" if options.encoder == "l2" else "learned"
     rank, processes = start_processes(options.seed, options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
     folder = data_folder(options.data)
