@@ -15,7 +15,7 @@ from lutc.nn.kmeans import kmeans, squared_distances
 from lutc.nn.layer import LUTLayer
 from lutc.nn.least_squares import TableFit
 from lutc.nn.lookup import codes_of
-from lutc.nn.output_metric import metric_root, output_metric
+from lutc.nn.output_metric import metric_root, shared_metric
 from lutc.nn.patches import split_subvectors
 from lutc.nn.reservoir import InputRange, Reservoir
 
@@ -43,8 +43,7 @@ class Record:
         self.range.add(rows)
 
     def metric(self) -> Tensor:
-        weight = torch.cat([layer.dense_weight() for layer in (self.layer, *self._followers)])
-        return output_metric(weight, self.layer.num_codebooks, self.layer.subvector_len)
+        return shared_metric((self.layer, *self._followers))
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,12 @@ def output_metric(weight: Tensor, num_codebooks: int, subvector_len: int) -> Ten
     gram = (gram + gram.mT) / 2  # symmetric to the last bit
     mean = gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     return torch.where(mean > 0, gram / torch.where(mean > 0, mean, 1.0), torch.eye(subvector_len).to(gram))
+
+
+def shared_metric(layers: Sequence[LUTLayer]) -> Tensor:
+    """The metric for the outputs of all these layers, which search alike; none has a free table."""
+    weight = torch.cat([layer.dense_weight() for layer in layers])
+    return output_metric(weight, layers[0].num_codebooks, layers[0].subvector_len)
 
 
 def metric_root(metric: Tensor) -> Tensor:
@@ -41,8 +49,8 @@ def refresh_metrics_(model: nn.Module) -> None:
         if isinstance(layer, LUTLayer) and layer.metric is not None:
             sharing.setdefault(layer.centroids, []).append(layer)
     for layers in sharing.values():
-        weights = [layer.dense_weight() for layer in layers if layer.table is None]
-        if weights:
-            metric = output_metric(torch.cat(weights), layers[0].num_codebooks, layers[0].subvector_len)
+        weighted = [layer for layer in layers if layer.table is None]
+        if weighted:
+            metric = shared_metric(weighted)
             for layer in layers:
                 layer.metric.copy_(metric)
