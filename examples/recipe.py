@@ -122,8 +122,9 @@ def fit(
             bars.update(bar, advance=1, loss=smooth)
             if on_step is not None:
                 on_step(step, loss.item())
-            if checkpoint is not None and leader and (step + 1) % every == 0:
-                save_checkpoint(checkpoint, {"step": step + 1}, model=model, optimizer=optimizer)
+            if leader and (step + 1) % every == 0:
+                if checkpoint is not None:
+                    save_checkpoint(checkpoint, {"step": step + 1}, model=model, optimizer=optimizer)
                 if not console.is_terminal:
                     console.print(f"{title}: step {step + 1} of {steps}, loss {smooth:.4f}")
     for group, rate in zip(optimizer.param_groups, peak, strict=True):

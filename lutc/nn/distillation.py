@@ -38,5 +38,8 @@ class BlockError:
 
     def __call__(self) -> Tensor:
         student, teacher = self._found
-        wanted = {name: output.detach() for name, output in teacher.items()}
+        plain = torch.contiguous_format  # the float model may run in bfloat16 and channels last
+        wanted = {
+            name: output.detach().to(student[name].dtype, memory_format=plain) for name, output in teacher.items()
+        }
         return torch.stack([(student[name] - y).square().mean() / y.var() for name, y in wanted.items()]).mean()
