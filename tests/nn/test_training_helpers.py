@@ -52,6 +52,18 @@ def test_block_error_is_relative_to_the_float_outputs():
     assert teacher[0].weight.grad is None and student[3].weight.grad is None
 
 
+def test_block_error_takes_a_float_model_of_another_precision_and_memory_format():
+    torch.manual_seed(0)
+    student, teacher = (nn.Sequential(nn.Conv2d(3, 4, 3)) for _ in range(2))
+    error, x = BlockError(student, teacher, ["0"]), torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        y, wanted = student(x), teacher(x).bfloat16().float()
+        teacher.bfloat16()(x.bfloat16().contiguous(memory_format=torch.channels_last))
+    found = error()
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, (y - wanted).square().mean() / wanted.var(), rtol=0.03, atol=0)
+
+
 def test_frozen_batch_norm_keeps_its_statistics_until_training_mode_is_set_again():
     model = network().train()
     freeze_batch_norm_(model)
