@@ -2,8 +2,8 @@
 
 All convolutions but the first become tables: (16, 9) for 3x3, (16, 4) for 1x1. First every layer is reconstructed from
 a few hundred unlabelled images (least squares, minutes), then all are trained together with the float network as the
-teacher, or a copy of it trained on (`--teacher-epochs`). `--epochs 0` stops after the reconstruction. An interrupted run
-goes on with the same command and --resume. The defaults are what did best so far with distances; trees learn faster
+teacher, or a copy of it trained on (`--teacher-epochs`). `--epochs 0` stops after the reconstruction. An interrupted
+run goes on with the same command and --resume. The defaults are what did best so far with distances; trees learn faster
 (docs/accuracy.md).
 
     python examples/resnet20_cifar10.py --output runs/resnet20 --weights resnet20.safetensors --epochs 3
