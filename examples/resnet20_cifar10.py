@@ -134,12 +134,13 @@ def main() -> None:
     else:
         train_float(model, train_x, train_y, options.float_epochs, 0.1, options, rank, processes)
     teacher = copy.deepcopy(model)
-    if options.teacher:
-        teacher.load_state_dict(load_file(options.teacher))
+    trained_teacher = options.output / "teacher.safetensors"
+    if options.teacher or (options.teacher_epochs and options.resume and trained_teacher.exists()):
+        teacher.load_state_dict(load_file(options.teacher or trained_teacher))
     elif options.teacher_epochs:
         train_float(teacher, train_x, train_y, options.teacher_epochs, 0.05, options, rank, processes)
         if rank == 0:
-            save_file(teacher.state_dict(), options.output / "teacher.safetensors")
+            save_file(teacher.state_dict(), trained_teacher)
     teacher.eval().requires_grad_(False)
     results: dict[str, object] = {}
     if rank == 0:
