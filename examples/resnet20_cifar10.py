@@ -132,15 +132,12 @@ def main() -> None:
     if options.weights:
         model.load_state_dict(load_file(options.weights))
     else:
-        train_float(model, train_x, train_y, options.float_epochs, 0.1, options, rank, processes)
+        train_float(model, "float", train_x, train_y, options.float_epochs, 0.1, options, rank, processes)
     teacher = copy.deepcopy(model)
-    trained_teacher = options.output / "teacher.safetensors"
-    if options.teacher or (options.teacher_epochs and options.resume and trained_teacher.exists()):
-        teacher.load_state_dict(load_file(options.teacher or trained_teacher))
+    if options.teacher:
+        teacher.load_state_dict(load_file(options.teacher))
     elif options.teacher_epochs:
-        train_float(teacher, train_x, train_y, options.teacher_epochs, 0.05, options, rank, processes)
-        if rank == 0:
-            save_file(teacher.state_dict(), trained_teacher)
+        train_float(teacher, "teacher", train_x, train_y, options.teacher_epochs, 0.05, options, rank, processes)
     teacher.eval().requires_grad_(False)
     results: dict[str, object] = {}
     if rank == 0:
@@ -172,6 +169,7 @@ def accuracy(scores: Tensor, labels: Tensor) -> float:
 
 def train_float(
     model: nn.Module,
+    name: str,
     images: Tensor,
     labels: Tensor,
     epochs: int,
@@ -180,6 +178,11 @@ def train_float(
     rank: int,
     processes: int,
 ) -> None:
+    """Kept in --output as NAME.safetensors, which a resumed run takes instead."""
+    kept = options.output / f"{name}.safetensors"
+    if options.resume and kept.exists():
+        model.load_state_dict(load_file(kept))
+        return
     steps = epochs * max(len(images) // options.batch, 1)
     with on_device(options.device, model) as device:
         images, labels = images.to(device), labels.to(device)
@@ -187,10 +190,7 @@ def train_float(
         optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
         def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
-            x = cifar10_distorted(images[indices]).contiguous(memory_format=torch.channels_last)
-            with float_precision(device, options):
-                scores = network(x)
-            return F.cross_entropy(scores.float(), labels[indices])
+            return F.cross_entropy(float_scores(network, cifar10_distorted(images[indices]), options), labels[indices])
 
         fit(
             model,
@@ -201,10 +201,14 @@ def train_float(
             title="float network",
         )
     model.to(memory_format=torch.contiguous_format)
+    if rank == 0:
+        save_file(model.state_dict(), kept)
 
 
-def float_precision(device: torch.device, options: argparse.Namespace) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=options.bfloat16)
+def float_scores(network: nn.Module, images: Tensor, options: argparse.Namespace) -> Tensor:
+    """float32 [B, 10] of a float network, worked out in bfloat16 where --bfloat16 says so."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=options.bfloat16):
+        return network(images.contiguous(memory_format=torch.channels_last)).float()
 
 
 def prepare(
@@ -276,8 +280,8 @@ def train_lut(
 
     def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
         x = cifar10_distorted(images[indices])
-        with torch.no_grad(), float_precision(x.device, options):
-            target = teacher(x.contiguous(memory_format=torch.channels_last)).float()
+        with torch.no_grad():
+            target = float_scores(teacher, x, options)
         if options.batch_norm == "frozen":
             freeze_batch_norm_(model)
         refresh_metrics_(model)

@@ -113,13 +113,14 @@ def test_resnet20_on_binary_files_and_again_from_its_checkpoint(tmp_path: Path):
     float_options = ("--float-epochs", 3, "--teacher-epochs", 1, "--bfloat16")
     results = run("resnet20_cifar10.py", *options, *float_options, "--epochs", 1, cwd=tmp_path)
     assert results["compiled artifact"] == results["lookup tables in torch"]
-    teacher = tmp_path / "out" / "teacher.safetensors"
+    kept = [tmp_path / "out" / f"{name}.safetensors" for name in ("float", "teacher")]
     assert {"float", "teacher"} <= results.keys()
-    written = teacher.stat().st_mtime_ns
+    written = [path.stat().st_mtime_ns for path in kept]
     assert (tmp_path / "out" / "loss.csv").exists() is False  # written every 25 steps
     check_state(tmp_path / "out" / "trained.safetensors", SAME)
     again = run("resnet20_cifar10.py", *options, *float_options, "--epochs", 1, "--resume", cwd=tmp_path)
-    assert again["teacher"] == results["teacher"] and teacher.stat().st_mtime_ns == written
+    assert again["float"] == results["float"] and again["teacher"] == results["teacher"]
+    assert [path.stat().st_mtime_ns for path in kept] == written
 
 
 @pytest.mark.slow
