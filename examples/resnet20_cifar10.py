@@ -38,6 +38,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lutc.config import TREE_GRADIENTS
 from lutc.nn import LUTConfig, param_groups, quantize_
 from lutc.nn.batch_norm import freeze_batch_norm_, reestimate_batch_norm_, renormalize_batch_norm_
 from lutc.nn.checkpoint import save_checkpoint
@@ -112,6 +113,7 @@ def main() -> None:
                              " better, or free tables where there is no training")  # fmt: skip
     parser.add_argument("--trained", type=Path, help="trained.safetensors of an earlier run to start from instead")
     parser.add_argument("--encoder", choices=("l2", "tree"), default="l2")
+    parser.add_argument("--tree-gradient", choices=TREE_GRADIENTS, default="flips", help="of trees in training")
     parser.add_argument("--encode-dtype", choices=("int8", "int6", "float32"), default="int8")
     metric_option(parser)
     parser.add_argument("--table-dtype", choices=("int8", "float32"), default="int8")
@@ -225,6 +227,7 @@ def prepare(
         encode_dtype=options.encode_dtype,
         table_dtype=options.table_dtype,
         metric=options.metric,
+        tree_gradient=options.tree_gradient,
     )
     if options.resume and checkpoint.exists():
         quantize_(model, config, **CHOSEN)

@@ -10,6 +10,7 @@ INTEGER_GRIDS = {"int8": 1, "int6": 4}  # step between the integers that inputs 
 ENCODE_DTYPES = ("float32", *INTEGER_GRIDS)
 TABLE_DTYPES = ("int8", "float32")
 METRICS = ("outputs", "inputs")
+TREE_GRADIENTS = ("flips", "softmax")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class LUTConfig:
     table_bits : of the values of an int8 table; 4 keeps them in -7..7. They are stored as int8 all the same.
     metric : what makes a centroid close: "outputs", the error it leaves in the outputs of the layer that is quantized,
         or "inputs", the Euclidean distance of LUT-NN. Both cost the same at inference. Trees choose their splits by it.
+    tree_gradient : what stands for the comparisons of trees in training: "flips", what the outputs jump by where one
+        comes out otherwise, or "softmax" over leaves of tanh of the comparisons (Schoenleber et al., 2023).
     """
 
     num_centroids: int = 16
@@ -38,6 +41,7 @@ class LUTConfig:
     table_dtype: str = "int8"
     table_bits: int = 8
     metric: str = "outputs"
+    tree_gradient: str = "flips"
 
     def __post_init__(self) -> None:
         if not 2 <= self.num_centroids <= 256:
@@ -49,6 +53,7 @@ class LUTConfig:
             ("encode_dtype", ENCODE_DTYPES),
             ("table_dtype", TABLE_DTYPES),
             ("metric", METRICS),
+            ("tree_gradient", TREE_GRADIENTS),
         )
         for name, allowed in choices:
             if getattr(self, name) not in allowed:

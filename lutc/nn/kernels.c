@@ -28,6 +28,7 @@ rows of an array are often a multiple of 4 KiB apart, and so many of them have n
 #else
 #define ROWS 2
 #endif
+#define FEW _Pragma("GCC unroll 8")
 #define OF_GROUP(i) _Pragma("GCC unroll 8") for (int i = 0; i < GROUP; i++)
 #define OF_ROWS(j) _Pragma("GCC unroll 4") for (int j = 0; j < ROWS; j++)
 #define EACH(w) _Pragma("GCC unroll 4") for (int w = 0; w < WIDE; w++)
@@ -280,13 +281,13 @@ INLINE void wanted(row *u, const float *table, const float *upstream, int K, lon
   }
 }
 
-/* to_table [K, P] += attention times a tile of turned [L, P], or turned alone in the row of each code. */
+/* to_table [K, P] += attention times a tile of turned [L, P], or with the tile's codes turned alone in their rows. */
 INLINE void learn(float *to_table, row *attention, const int32_t *codes, const float *turned, int K, long padded,
                   long positions, long at) {
   int width = positions - at < TILE ? (int)(positions - at) : TILE;
   turned += at * padded;
   for (int l = 0; codes && l < width; l++) {
-    float *to = to_table + codes[at + l] * padded;
+    float *to = to_table + codes[l] * padded;
     for (long m = 0; m < padded; m++) to[m] += turned[l * padded + m];
   }
   for (int k = 0; !codes && k < K; k += GROUP)
@@ -374,7 +375,7 @@ INLINE void turn_back(const float *planes, const windows *in, const float *facto
           }
           OF_ROWS(j) EACH(w) sums[k + j][V] += p[k + j][w];
         }
-        learn(to_table + c * K * padded, a, codes ? codes + index * positions : 0, turned + b * positions * padded, K,
+        learn(to_table + c * K * padded, a, codes ? codes + index * positions + at : 0, turned + b * positions * padded, K,
               padded, positions, at);
       }
     }
@@ -429,71 +430,146 @@ void lutc_tree_codes(const float *planes, const windows *in, const int32_t *dims
   }
 }
 
+/* A tree's codebook in a backward: x [levels] are the elements looked at, p [K] how far each leaf is wanted;
+   m = (x step - threshold) sharpness at every node. What is found: out [levels], the gradient of x, and added to sums and
+   heat those of the thresholds and of the log temperature. */
+typedef struct { const float *threshold; float step, sharpness; int levels; vec *sums, heat; } tree;
+
+INLINE vec node_margin(const tree *t, const row *x, int level, int n, int w) {
+  return (x[level][w] * t->step - t->threshold[n]) * t->sharpness;
+}
+
+/* s = tanh(m); a = softmax over the leaves of the signed sums of s on their paths. */
+INLINE void soften(tree *t, const row *x, const row *p, row *a, row *out) {
+  row margin[LIMIT], side[LIMIT], heap[2 * LIMIT], sum, inner;
+  int levels = t->levels, K = 1 << levels;
+  EACH(w) { heap[0][w] = sum[w] = inner[w] = all(0); }
+  for (int level = 0, n = 0; level < levels; level++)
+    for (int end = 2 * n + 1; n < end; n++)
+      EACH(w) {
+        vec m = node_margin(t, x, level, n, w);
+        vec e = exponential(-2.0f * larger(m, -m)), s = (1.0f - e) * inverse(1.0f + e);
+        s = pick(m < all(0), -s, s);
+        margin[n][w] = m;
+        side[n][w] = s;
+        heap[2 * n + 1][w] = heap[n][w] - s;
+        heap[2 * n + 2][w] = heap[n][w] + s;
+      }
+  for (int k = 0; k < K; k++)
+    EACH(w) {
+      a[k][w] = exponential(heap[K - 1 + k][w] - (float)levels);
+      sum[w] += a[k][w];
+    }
+  EACH(w) sum[w] = 1.0f / sum[w];
+  for (int k = 0; k < K; k++)
+    EACH(w) {
+      a[k][w] *= sum[w];
+      inner[w] += a[k][w] * p[k][w];
+    }
+  for (int k = 0; k < K; k++) EACH(w) heap[K - 1 + k][w] = a[k][w] * (p[k][w] - inner[w]);
+  for (int level = levels - 1, n = K - 2; level >= 0; level--) {
+    EACH(w) out[level][w] = all(0);
+    for (int end = (1 << level) - 1; n >= end; n--)
+      EACH(w) {
+        vec g = (heap[2 * n + 2][w] - heap[2 * n + 1][w]) * (1.0f - side[n][w] * side[n][w]);
+        heap[n][w] = heap[2 * n + 1][w] + heap[2 * n + 2][w];
+        t->heat -= g * margin[n][w];
+        g *= t->sharpness;
+        t->sums[n] -= g;
+        out[level][w] += g;
+      }
+  }
+}
+
+/* d = what each comparison on the path would change by falling the other way, the others as they are, times the slope of
+   tanh(m) / 2; the codes are those of the path. */
+INLINE void flip(tree *t, const row *x, const row *p, int32_t *codes, row *out) {
+  row margin[LIMIT], change[LIMIT], heap[LIMIT];
+  int levels = t->levels, K = 1 << levels;
+  for (int level = levels - 1; level >= 0; level--)
+    FEW for (int n = (1 << level) - 1; n < (2 << level) - 1; n++)
+      EACH(w) {
+        int below = 2 * n + 1;
+        vec left = below < K - 1 ? heap[below][w] : p[below - (K - 1)][w];
+        vec right = below < K - 1 ? heap[below + 1][w] : p[below + 1 - (K - 1)][w];
+        margin[n][w] = node_margin(t, x, level, n, w);
+        change[n][w] = right - left;
+        heap[n][w] = pick(margin[n][w] >= all(0), right, left);
+      }
+  EACH(w) {
+    ivec reached[LIMIT], code = (ivec){0};
+    reached[0] = all(0) == all(0);
+    FEW for (int level = 0; level < levels; level++) {
+      int first = (1 << level) - 1, end = (2 << level) - 1;
+      vec m = margin[first][w], d = change[first][w];
+      FEW for (int n = first + 1; n < end; n++) {
+        m = pick(reached[n], margin[n][w], m);
+        d = pick(reached[n], change[n][w], d);
+      }
+      vec e = exponential(-2.0f * larger(m, -m)), half = inverse(1.0f + e);
+      d *= 2.0f * e * half * half;
+      t->heat -= d * m;
+      d *= t->sharpness;
+      out[level][w] = d;
+      code = 2 * code - (m >= all(0));
+      FEW for (int n = first; n < end; n++) {
+        t->sums[n] -= pick(reached[n], d, all(0));
+        if (level + 1 < levels) {
+          ivec right = margin[n][w] >= all(0);
+          reached[2 * n + 1] = reached[n] & ~right;
+          reached[2 * n + 2] = reached[n] & right;
+        }
+      }
+    }
+    memcpy(codes + w * LANES, &code, sizeof(code));
+  }
+}
+
 /* The whole backward of one piece of trees; dims int32 [C, levels], thresholds [C, K - 1] and step [C] of the planes in
-   units of x. m = (x - threshold) * sharpness and s = tanh(m) at every node; a = softmax over the leaves of the signed
-   sums of s on their paths; to_planes is in units of x; to_thresholds [C, K - 1] and temperature [C] are added to; the
-   others as in lutc_backward. */
-void lutc_tree_backward(const float *planes, const windows *in, const int32_t *dims, const float *thresholds,
-                        const float *step, float sharpness, const float *upstream, const float *turned,
-                        const float *table, const int32_t *codes, float *to_planes, float *to_table,
-                        float *to_thresholds, float *temperature, long levels, long outputs, long padded, long batch,
-                        long codebooks, long centroids, long V, long positions, long first, long last) {
-  int K = (int)centroids;
-  row space[LIMIT], tile[LIMIT], margin[LIMIT], side[LIMIT], a[LIMIT], p[LIMIT], out[LIMIT], heap[2 * LIMIT];
+   units of x; to_planes is in units of x; to_thresholds [C, K - 1] and temperature [C] are added to; the others as in
+   lutc_backward. With `flips` as `flip` finds it, else as `soften`; `flip` has the codes itself. */
+INLINE void tree_back(const float *planes, const windows *in, const int32_t *dims, const float *thresholds,
+                      const float *step, float sharpness, const float *upstream, const float *turned,
+                      const float *table, const int32_t *codes, float *to_planes, float *to_table,
+                      float *to_thresholds, float *temperature, int flips, int levels, long outputs, long padded,
+                      long batch, long codebooks, long positions, long first, long last) {
+  int K = 1 << levels;
+  int32_t found[TILE];
+  row space[LIMIT], tile[LIMIT], a[LIMIT], p[LIMIT], out[LIMIT];
   memset(a, 0, sizeof(a));
   for (long c = first; c < last; c++) {
     windows seen = looked_at(in, dims + c * levels, levels);
-    vec heat = all(0), sums[LIMIT];
+    vec sums[LIMIT];
+    tree t = {thresholds + c * (K - 1), step[c], sharpness, levels, sums, all(0)};
     memset(sums, 0, sizeof(sums));
     for (long b = 0; b < batch; b++) {
       long index = b * codebooks + c;
       for (long at = 0; at < positions; at += TILE) {
-        row sum, inner;
+        const int32_t *code = codes ? codes + index * positions + at : flips ? found : 0;
         wanted(p, table + c * K * outputs, upstream + b * outputs * positions, K, outputs, positions, at, space);
-        columns(tile, (float *)planes + index * in->size, &seen, (int)levels, positions, at, 0);
-        EACH(w) { heap[0][w] = sum[w] = inner[w] = all(0); }
-        for (int level = 0, n = 0; level < levels; level++)
-          for (int end = 2 * n + 1; n < end; n++)
-            EACH(w) {
-              vec m = (tile[level][w] * step[c] - thresholds[c * (K - 1) + n]) * sharpness;
-              vec e = exponential(-2.0f * larger(m, -m)), s = (1.0f - e) * inverse(1.0f + e);
-              s = pick(m < all(0), -s, s);
-              margin[n][w] = m;
-              side[n][w] = s;
-              heap[2 * n + 1][w] = heap[n][w] - s;
-              heap[2 * n + 2][w] = heap[n][w] + s;
-            }
-        for (int k = 0; k < K; k++)
-          EACH(w) {
-            a[k][w] = exponential(heap[K - 1 + k][w] - (float)levels);
-            sum[w] += a[k][w];
-          }
-        EACH(w) sum[w] = 1.0f / sum[w];
-        for (int k = 0; k < K; k++)
-          EACH(w) {
-            a[k][w] *= sum[w];
-            inner[w] += a[k][w] * p[k][w];
-          }
-        for (int k = 0; k < K; k++) EACH(w) heap[K - 1 + k][w] = a[k][w] * (p[k][w] - inner[w]);
-        for (int level = (int)levels - 1, n = K - 2; level >= 0; level--) {
-          EACH(w) out[level][w] = all(0);
-          for (int end = (1 << level) - 1; n >= end; n--)
-            EACH(w) {
-              vec g = (heap[2 * n + 2][w] - heap[2 * n + 1][w]) * (1.0f - side[n][w] * side[n][w]);
-              heap[n][w] = heap[2 * n + 1][w] + heap[2 * n + 2][w];
-              heat -= g * margin[n][w];
-              g *= sharpness;
-              sums[n] -= g;
-              out[level][w] += g;
-            }
-        }
-        columns(out, to_planes + index * in->size, &seen, (int)levels, positions, at, 1);
-        learn(to_table + c * K * padded, a, codes ? codes + index * positions : 0, turned + b * positions * padded, K,
-              padded, positions, at);
+        columns(tile, (float *)planes + index * in->size, &seen, levels, positions, at, 0);
+        if (flips) flip(&t, tile, p, found, out);
+        else soften(&t, tile, p, a, out);
+        columns(out, to_planes + index * in->size, &seen, levels, positions, at, 1);
+        learn(to_table + c * K * padded, a, code, turned + b * positions * padded, K, padded, positions, at);
       }
     }
     for (int n = 0; n < K - 1; n++)
       for (int l = 0; l < LANES; l++) to_thresholds[c * (K - 1) + n] += sums[n][l];
-    for (int l = 0; l < LANES; l++) temperature[c] += heat[l];
+    for (int l = 0; l < LANES; l++) temperature[c] += t.heat[l];
   }
+}
+
+#define TREE_BACK(flips, levels)                                                                                       \
+  tree_back(planes, in, dims, thresholds, step, sharpness, upstream, turned, table, codes, to_planes, to_table,        \
+            to_thresholds, temperature, flips, levels, outputs, padded, batch, codebooks, positions, first, last)
+
+void lutc_tree_backward(const float *planes, const windows *in, const int32_t *dims, const float *thresholds,
+                        const float *step, float sharpness, const float *upstream, const float *turned,
+                        const float *table, const int32_t *codes, float *to_planes, float *to_table,
+                        float *to_thresholds, float *temperature, long flips, long levels, long outputs, long padded,
+                        long batch, long codebooks, long K, long V, long positions, long first, long last) {
+  if (flips && levels == 4) TREE_BACK(1, 4);
+  else if (flips) TREE_BACK(1, (int)levels);
+  else TREE_BACK(0, (int)levels);
 }

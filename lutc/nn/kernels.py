@@ -180,19 +180,23 @@ def tree_backward(
     thresholds: Tensor,
     step: Tensor,
     sharpness: float,
+    flips: bool,
     upstream: Tensor,
     table: Tensor,
     codes: Tensor | None,
     to_planes: Tensor,
     to_table: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """As `backward`, for trees; returns the gradients of the thresholds [C, K - 1] and of the log temperature []."""
+    """As `backward`, for trees: those of TreeFlips, else of SoftTree.
+
+    Returns the gradients of the thresholds [C, K - 1] and of the log temperature [].
+    """
     to_thresholds = torch.zeros_like(thresholds)
     temperature = thresholds.new_zeros(len(thresholds))
     with _Upstream(upstream, to_table) as given:
         trees = (planes.data, planes.layout, dims, thresholds, step, ctypes.c_float(sharpness))
         found = (to_planes, given.to_table, to_thresholds, temperature)
-        sizes = (ctypes.c_long(dims.shape[1]), *given.sizes, *planes.sizes(thresholds.shape[1] + 1))
+        sizes = (*map(ctypes.c_long, (flips, dims.shape[1])), *given.sizes, *planes.sizes(thresholds.shape[1] + 1))
         arrays = (*trees, *given.arrays, table, _int32(codes))
         _call("lutc_tree_backward", len(thresholds), *arrays, *found, *sizes)
     return to_thresholds, temperature.sum()

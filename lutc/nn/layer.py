@@ -12,7 +12,9 @@ from lutc.nn.codebook import float_table, integer_codebook, inverse_scale, linea
 from lutc.nn.columns import Columns
 from lutc.nn.lookup import Search, hard_lookup, soft_lookup
 from lutc.nn.soft_pq import ClosestCentroid
-from lutc.nn.soft_tree import TreeWalk, integer_thresholds
+from lutc.nn.soft_tree import SoftTree
+from lutc.nn.tree_flips import TreeFlips
+from lutc.nn.tree_walk import integer_thresholds
 
 INITIAL_TEMPERATURE = 0.065
 _DEFAULT_RANGE = 4.0  # inputs expected within +-4 until `set_input_range` is told better
@@ -27,7 +29,8 @@ class LUTLayer(nn.Module):
     [C, log2 K]; the centroids are then the leaves' prototypes, which only the table is made of.
     Buffers: metric float32 [C, V, V] where distances are measured with one (`output_metric`), else None; of an integer
     search inv_scale float32 [C] and input_signed bool [].
-    In train() the forward is soft-PQ; in eval() it is exactly what `export_model` writes.
+    In train() the forward has a gradient, soft-PQ's or that of the config's trees; in eval() it is exactly what
+    `export_model` writes.
     """
 
     bias: nn.Parameter | None
@@ -92,7 +95,8 @@ class LUTLayer(nn.Module):
         grid = self.config.grid
         inv_scale = None if grid is None else self.inv_scale
         if self.config.encoder == "tree":
-            return TreeWalk(self.split_dims, self.split_thresholds, self.log_temperature, inv_scale, self.signed)
+            tree = SoftTree if self.config.tree_gradient == "softmax" else TreeFlips
+            return tree(self.split_dims, self.split_thresholds, self.log_temperature, inv_scale, self.signed)
         return ClosestCentroid(self.centroids, self.log_temperature, inv_scale, self.signed, grid or 1, self.metric)
 
     def float_table(self) -> Tensor:

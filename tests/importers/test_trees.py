@@ -146,7 +146,7 @@ def test_wrong_codebooks(case: str, golden: Callable[[str, str], None]) -> None:
 
 def test_integer_thresholds_agree_with_the_torch_layers() -> None:
     torch = pytest.importorskip("torch")
-    from lutc.nn.soft_tree import integer_thresholds
+    from lutc.nn.tree_walk import integer_thresholds
 
     for signed in (True, False):
         one = book("a", 5, 4, signed=signed)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lutc.config import LUTConfig
+from lutc.config import TREE_GRADIENTS, LUTConfig
 from lutc.nn import LUTConv2d, LUTLinear, quantize_
 from lutc.nn.hash_tree import leaf_means, learn_trees
 from lutc.nn.lookup import codes_of
@@ -93,7 +93,8 @@ def test_no_rows_and_not_finite_are_errors():
 
 def planted(encode_dtype: str = "float32", **options) -> tuple[LUTConv2d, Tensor]:
     torch.manual_seed(0)
-    config = LUTConfig(8, 9, encoder="tree", encode_dtype=encode_dtype, table_dtype=options.pop("table", "float32"))
+    training = {"table_dtype": options.pop("table", "float32"), "tree_gradient": options.pop("gradient", "flips")}
+    config = LUTConfig(8, 9, encoder="tree", encode_dtype=encode_dtype, **training)
     layer = LUTConv2d(3, 4, 3, padding=1, bias=False, config=config, **options)
     x = torch.randn(3, 3, 6, 5)
     rows = split_subvectors(layer.input_rows(x), 3, 9).contiguous()
@@ -119,8 +120,44 @@ def test_codes_are_those_of_the_walk(encode_dtype):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_gradients_are_those_of_plain_torch():
-    layer, x = planted(stride=2)
+def plain_softmax(sides: list[Tensor], table: Tensor) -> Tensor:
+    """Rows [N, M]: softmax over the leaves' scores, each the sum of tanh on its path, times the table."""
+    scores = []
+    for leaf in range(8):
+        node, score = 0, torch.zeros_like(sides[0])
+        for bit in f"{leaf:03b}":
+            score = score + (sides[node] if bit == "1" else -sides[node])
+            node = 2 * node + (2 if bit == "1" else 1)
+        scores.append(score)
+    return torch.einsum("cnk,ckm->nm", torch.softmax(torch.stack(scores, -1), -1), table)
+
+
+def plain_flips(sides: list[Tensor], table: Tensor) -> Tensor:
+    """Rows [N, M]: what the tree reads, plus for each comparison on the path its own part of the jump there."""
+    codebooks, rows = sides[0].shape
+    out = []
+    for n in range(rows):
+        total = torch.zeros_like(table[0, 0])
+        for c in range(codebooks):
+
+            def leaf(node: int, c: int = c, n: int = n) -> Tensor:
+                while node < 7:
+                    node = 2 * node + (2 if sides[node][c, n] >= 0 else 1)
+                return table[c, node - 7]
+
+            total = total + leaf(0)
+            node = 0
+            while node < 7:
+                side = (1 + sides[node][c, n]) / 2
+                total = total + (side - side.detach()) * (leaf(2 * node + 2) - leaf(2 * node + 1)).detach()
+                node = 2 * node + (2 if sides[node][c, n] >= 0 else 1)
+        out.append(total)
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize(("gradient", "plain"), [("softmax", plain_softmax), ("flips", plain_flips)])
+def test_gradients_are_those_of_plain_torch(gradient, plain):
+    layer, x = planted(stride=2, gradient=gradient)
     layer, x = layer.double(), x.double().requires_grad_()
     y = layer(x)
     upstream = torch.randn_like(y)
@@ -129,31 +166,45 @@ def test_gradients_are_those_of_plain_torch():
 
     rows, _ = extract_patches(x, layer.kernel_size, layer.stride, layer.pads, layer.dilation)
     values = split_subvectors(rows, 3, 9)
-    side = {}
+    sides = []
     for node in range(7):
         dim = layer.split_dims[:, int(math.log2(node + 1))].long()
         looked_at = values.gather(2, dim[:, None, None].expand(-1, values.shape[1], 1))[..., 0]
-        side[node] = torch.tanh((looked_at - layer.split_thresholds[:, node, None]) / layer.log_temperature.exp())
-    scores = []
-    for leaf in range(8):
-        node, score = 0, torch.zeros_like(side[0])
-        for bit in f"{leaf:03b}":
-            score = score + (side[node] if bit == "1" else -side[node])
-            node = 2 * node + (2 if bit == "1" else 1)
-        scores.append(score)
-    soft = torch.einsum("cnk,ckm->nm", torch.softmax(torch.stack(scores, -1), -1), layer.float_table())
-    expected = torch.autograd.grad(soft, parameters, upstream.permute(0, 2, 3, 1).reshape(-1, 4))
+        sides.append(torch.tanh((looked_at - layer.split_thresholds[:, node, None]) / layer.log_temperature.exp()))
+    expected = torch.autograd.grad(
+        plain(sides, layer.float_table()), parameters, upstream.permute(0, 2, 3, 1).reshape(-1, 4)
+    )
     for got, want in zip(actual, expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-10)
 
 
+def test_flips_add_up_to_the_change():
+    """Along a line the gradient of x adds up to what the output changes by, however many thresholds lie between."""
+    torch.manual_seed(0)
+    config = LUTConfig(16, 3, encoder="tree", encode_dtype="float32", table_dtype="float32")
+    layer = LUTLinear(6, 5, bias=False, config=config).double().train()
+    layer.log_temperature.data.fill_(math.log(2e-3))
+    start, end = 2 * torch.randn(2, 1, 6, dtype=torch.float64)
+    steps = 20_000
+    part = (torch.arange(steps, dtype=torch.float64)[:, None] + 0.5) / steps
+    x = (start + part * (end - start)).requires_grad_()
+    y = layer(x)
+    assert len(torch.unique(y.detach(), dim=0)) > 3
+    for output in range(5):
+        (slope,) = torch.autograd.grad(y[:, output].sum(), x, retain_graph=True)
+        added = (slope * (end - start) / steps).sum()
+        torch.testing.assert_close(added, (y[-1] - y[0])[output].detach(), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("gradient", TREE_GRADIENTS)
 @pytest.mark.parametrize("encode_dtype", ["float32", "int8"])
-def test_training_a_network_of_trees_lowers_the_loss(encode_dtype):
+def test_training_a_network_of_trees_lowers_the_loss(encode_dtype, gradient):
     torch.manual_seed(0)
     x = torch.randn(256, 16)
     target = torch.tanh(x @ torch.randn(16, 4))
     model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
-    quantize_(model, LUTConfig(16, 4, encoder="tree", encode_dtype=encode_dtype), calibration=[x])
+    config = LUTConfig(16, 4, encoder="tree", encode_dtype=encode_dtype, tree_gradient=gradient)
+    quantize_(model, config, calibration=[x])
     assert isinstance(model[0], LUTLinear)
     start = model[0].split_thresholds.clone()
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)

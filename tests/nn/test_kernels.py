@@ -61,16 +61,19 @@ def run(layer: LUTLayer, x: Tensor, upstream: Tensor) -> list[Tensor]:
      ("part of a channel a codebook", 8, 3, 0.3, 1)],
 )  # fmt: skip
 @pytest.mark.parametrize(
-    ("encoder", "encode_dtype"),
-    [("l2", "int8"), ("l2", "int6"), ("l2", "float32"), ("tree", "int8"), ("tree", "float32")],
-)
+    ("encoder", "encode_dtype", "tree_gradient"),
+    [("l2", "int8", "flips"), ("l2", "int6", "flips"), ("l2", "float32", "flips"), ("tree", "int8", "flips"),
+     ("tree", "float32", "flips"), ("tree", "int8", "softmax"), ("tree", "float32", "softmax")],
+)  # fmt: skip
 def test_codes_and_gradients_are_those_of_the_torch_operations(
     kind: str, num_centroids: int, outputs: int, temperature: float, threads: int, encode_dtype: str,
-    free: bool, encoder: str, monkeypatch: pytest.MonkeyPatch,
+    free: bool, encoder: str, tree_gradient: str, monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
     torch.manual_seed(0)
     metric = "inputs" if threads == 2 else "outputs"
-    config = LUTConfig(num_centroids=num_centroids, encode_dtype=encode_dtype, encoder=encoder, metric=metric)
+    config = LUTConfig(
+        num_centroids, encode_dtype=encode_dtype, encoder=encoder, metric=metric, tree_gradient=tree_gradient
+    )
     layer, x = layer_of(kind, config, outputs)
     if layer.metric is not None:
         root = torch.randn_like(layer.metric)

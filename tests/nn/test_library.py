@@ -8,7 +8,7 @@ import torch
 
 from lutc.config import LUTConfig
 from lutc.nn import LUTConv2d, LUTLinear
-from lutc.nn.soft_tree import integer_thresholds
+from lutc.nn.tree_walk import integer_thresholds
 from tests import oracle
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lutc.config import LUTConfig
 from lutc.nn.frozen import FrozenLUTConv2d, FrozenLUTLinear
-from lutc.nn.soft_tree import integer_thresholds
+from lutc.nn.tree_walk import integer_thresholds
 
 
 class TreeLayer(nn.Module):

@@ -1,0 +1,124 @@
+"""The walk down hash trees: codes, and what the ways to differentiate them have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lutc.nn import kernels
+from lutc.nn.columns import Columns, Workspace
+from lutc.nn.input_grid import InputGrid
+
+
+class TreeWalk:
+    """The search of encoder "tree"; see ClosestCentroid for the protocol.
+
+    split_dims int [C, L] and split_thresholds [C, K - 1] (breadth first, in units of x) with K = 2**L leaves; node i
+    sends x >= t to 2i + 2. The margin of a comparison is (x - t) / temperature. Subclasses say what gradient it has.
+    """
+
+    flips: bool  # which backward of kernels.c
+
+    def __init__(
+        self,
+        split_dims: Tensor,
+        split_thresholds: Tensor,
+        log_temperature: Tensor,
+        inv_scale: Tensor | None,
+        input_signed: bool,
+    ) -> None:
+        self.parameters = (split_thresholds, log_temperature)
+        self.num_centroids = split_thresholds.shape[1] + 1
+        self._dims, self._levels = split_dims.long(), split_dims.shape[1]
+        self._grid = InputGrid(inv_scale, input_signed)
+        self._step = None if inv_scale is None else (1 / inv_scale)[:, None, None]
+        if inv_scale is None:
+            self._splits = split_thresholds.detach()
+        else:
+            self._splits = integer_thresholds(split_thresholds.detach(), inv_scale, input_signed)
+        node = torch.arange(1, self.num_centroids, device=split_dims.device)
+        self._level = (node.float() + 0.5).log2().floor().long()  # of each node, breadth first
+
+    def codes(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
+        """x as `columns` takes it -> int32 or int64 [B, C, L]."""
+        if kernels.usable(self.num_centroids, columns.shape(x)[2], x):
+            planes = self._grid.planes(x, columns, work)
+            return kernels.tree_codes(planes, self._dims.int(), self._splits.contiguous())
+        values = self._values(x, columns, work)
+        node = torch.zeros_like(values[:, :, 0], dtype=torch.int64)
+        for level in range(self._levels):
+            threshold = self._splits[torch.arange(len(self._splits), device=node.device)[:, None], node]
+            node = 2 * node + 1 + (values[:, :, level] >= threshold)
+        return node - (self.num_centroids - 1)
+
+    def attention(self, x: Tensor, columns: Columns, work: Workspace) -> tuple[Tensor, Any]:
+        """The share of each leaf in the gradient of the table, [B, C, K, L], and what `gradients` needs."""
+        raise NotImplementedError
+
+    def gradients(
+        self, x: Tensor, saved: Any, attention: Tensor, upstream: Tensor, columns: Columns, work: Workspace
+    ) -> tuple[Tensor, list[Tensor]]:
+        """How far each leaf is wanted, [B, C, K, L] -> gradients of x and of `parameters`."""
+        raise NotImplementedError
+
+    def backward(
+        self,
+        x: Tensor,
+        upstream: Tensor,
+        table: Tensor,
+        codes: Tensor | None,
+        to_table: Tensor,
+        columns: Columns,
+        work: Workspace,
+    ) -> tuple[Tensor, list[Tensor]] | None:
+        """See ClosestCentroid.backward."""
+        if not kernels.usable(self.num_centroids, columns.shape(x)[2], x):
+            return None
+        planes = self._grid.planes(x, columns, work)
+        to_planes = work.get("to_planes", planes.data.shape, planes.data).zero_()
+        thresholds, log_temperature = (parameter.detach() for parameter in self.parameters)
+        step = thresholds.new_ones(len(thresholds)) if self._step is None else self._step.flatten()
+        sharpness = float((-log_temperature).exp())
+        trees = (planes, self._dims.int(), thresholds.contiguous(), step.contiguous(), sharpness)
+        found = kernels.tree_backward(*trees, self.flips, upstream, table, codes, to_planes, to_table)
+        return self._grid.from_planes(to_planes, planes, x, columns, work), list(found)
+
+    def _margins(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
+        """[B, C, K - 1, L], whatever the path."""
+        values = self._values(x, columns, work)
+        if self._step is not None:
+            values = values * self._step
+        thresholds, log_temperature = (parameter.detach() for parameter in self.parameters)
+        return (values[:, :, self._level] - thresholds[:, :, None]) * (-log_temperature).exp()
+
+    def _from_margins(
+        self, to_margin: Tensor, margin: Tensor, x: Tensor, columns: Columns, work: Workspace
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Gradient of the margins -> gradients of x and of `parameters`."""
+        to_values = to_margin * (-self.parameters[1].detach()).exp()
+        batch, codebooks, length, positions = columns.shape(x)
+        by_level = to_values.new_zeros(batch, codebooks, self._levels, positions)
+        by_level.index_add_(2, self._level, to_values)
+        to_columns = to_values.new_zeros(batch, codebooks, length, positions)
+        to_columns.scatter_add_(2, self._looked_at(to_columns), by_level)
+        parameters = [-to_values.sum((0, 3)), -(to_margin * margin).sum()]
+        return self._grid.scatter(to_columns, x, columns, work), parameters
+
+    def _values(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
+        """The elements looked at on each level, on the grid with encode_dtype="int8": [B, C, levels, L]."""
+        inputs = work.get("tree", columns.shape(x), x)
+        self._grid.gather(x, columns, inputs)
+        return inputs.gather(2, self._looked_at(inputs))
+
+    def _looked_at(self, of_columns: Tensor) -> Tensor:
+        """The index of each level's element, [B, C, levels, L], in [B, C, V, L]."""
+        return self._dims[None, :, :, None].expand(of_columns.shape[0], -1, -1, of_columns.shape[3])
+
+
+def integer_thresholds(thresholds: Tensor, inv_scale: Tensor, input_signed: bool) -> Tensor:
+    """Thresholds [C, K - 1] in units of x -> in units of the 8-bit inputs: whole numbers, as float32."""
+    low, high = (-128, 127) if input_signed else (0, 255)
+    scaled = (thresholds.double() * inv_scale.double()[:, None]).ceil().clamp(low, high + 1)
+    return scaled.nan_to_num(high + 1).to(thresholds.dtype)
