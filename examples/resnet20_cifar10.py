@@ -111,7 +111,9 @@ def main() -> None:
     parser.add_argument("--start", choices=("reconstruct", "fitted", "kmeans"),
                         help="free tables, or weights, fitted layer by layer; or neither. Default: weights, which train"
                              " better, or free tables where there is no training")  # fmt: skip
-    parser.add_argument("--trained", type=Path, help="trained.safetensors of an earlier run to start from instead")
+    parser.add_argument("--trained", type=Path, nargs="+", metavar="FILE",
+                        help="trained.safetensors of an earlier run to start from instead, or of several runs from the"
+                             " same start: their average")  # fmt: skip
     parser.add_argument("--encoder", choices=("l2", "tree"), default="l2")
     parser.add_argument("--tree-gradient", choices=TREE_GRADIENTS, default="flips", help="of trees in training")
     parser.add_argument("--encode-dtype", choices=("int8", "int6", "float32"), default="int8")
@@ -160,8 +162,22 @@ def main() -> None:
             )
     if rank == 0:
         if options.epochs > 0 and options.batch_norm != "frozen":
-            reestimate_batch_norm_(model, [cifar10_normalised(part) for part in train_x[:2000].split(100)])
+            measure_batch_norm(model, train_x)
         finish(model, test_x, test_y, options, results)
+
+
+def average(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Mean of what is not a whole number; splits of trees, which have none, must agree."""
+    first = states[0]
+    for name, value in first.items():
+        if name.endswith("split_dims") and not all(torch.equal(value, state[name]) for state in states[1:]):
+            raise SystemExit(f"{name} differs: only states that come from the same trees have an average")
+    mean = {name: sum(state[name].double() for state in states) / len(states) for name in first}
+    return {name: mean[name] if value.is_floating_point() else value for name, value in first.items()}
+
+
+def measure_batch_norm(model: nn.Module, images: Tensor) -> None:
+    reestimate_batch_norm_(model, [cifar10_normalised(part) for part in images[:2000].split(100)])
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> float:
@@ -234,7 +250,10 @@ def prepare(
         return resume(checkpoint, model)
     if options.trained:
         quantize_(model, config, **CHOSEN)
-        model.load_state_dict(load_file(options.trained))
+        model.load_state_dict(average([load_file(path) for path in options.trained]))
+        if len(options.trained) > 1:
+            refresh_metrics_(model)
+            measure_batch_norm(model, images)
         return 0
     if rank > 0:
         quantize_(model, config, **CHOSEN)

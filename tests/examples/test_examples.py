@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 pytest.importorskip("rich")
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -69,7 +69,7 @@ LOAD = """
 import argparse, sys, resnet20_cifar10 as recipe
 model = recipe.ResNet20()
 settings = dict(encoder=sys.argv[2], encode_dtype="int8", table_dtype="int8", metric="outputs", resume=False)
-settings["trained"] = sys.argv[1]
+settings.update(trained=[sys.argv[1]], tree_gradient="flips")
 assert recipe.prepare(model, None, argparse.Namespace(**settings), None, {}, 0) == 0
 """
 SAME = """
@@ -121,6 +121,16 @@ def test_resnet20_on_binary_files_and_again_from_its_checkpoint(tmp_path: Path):
     again = run("resnet20_cifar10.py", *options, *float_options, "--epochs", 1, "--resume", cwd=tmp_path)
     assert again["float"] == results["float"] and again["teacher"] == results["teacher"]
     assert [path.stat().st_mtime_ns for path in kept] == written
+
+    trained = tmp_path / "trained.safetensors"
+    (tmp_path / "out" / "trained.safetensors").rename(trained)
+    states = load_file(trained), {name: value + 1 for name, value in load_file(trained).items()}
+    save_file(states[1], tmp_path / "other.safetensors")
+    both = ("--trained", trained, tmp_path / "other.safetensors")
+    run("resnet20_cifar10.py", *options, "--weights", kept[0], *both, "--steps", 0, cwd=tmp_path)
+    mean = load_file(tmp_path / "out" / "trained.safetensors")
+    torch.testing.assert_close(mean["fc.weight"], states[0]["fc.weight"] + 0.5)
+    assert not torch.equal(mean["bn1.running_mean"], states[0]["bn1.running_mean"] + 0.5)
 
 
 @pytest.mark.slow
