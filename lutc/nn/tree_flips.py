@@ -25,7 +25,7 @@ class TreeFlips(TreeWalk):
         reached, nodes = torch.ones_like(margin[:, :, :1], dtype=torch.bool), []
         for level in range(self._levels):
             nodes.append(reached)
-            right = margin[:, :, self._level == level] >= 0
+            right = _of_level(margin, level) >= 0
             reached = torch.stack((reached & ~right, reached & right), 3).flatten(2, 3)
         return reached.to(x.dtype), (margin, torch.cat(nodes, 2))
 
@@ -37,6 +37,10 @@ class TreeFlips(TreeWalk):
         for level in reversed(range(self._levels)):
             left, right = wanted[:, :, 0::2], wanted[:, :, 1::2]
             changes.insert(0, right - left)
-            wanted = torch.where(margin[:, :, self._level == level] >= 0, right, left)
+            wanted = torch.where(_of_level(margin, level) >= 0, right, left)
         slope = (1 - torch.tanh(margin) ** 2) / 2
         return self._from_margins(torch.cat(changes, 2) * slope * reached, margin, x, columns, work)
+
+
+def _of_level(of_nodes: Tensor, level: int) -> Tensor:
+    return of_nodes[:, :, (1 << level) - 1 : (2 << level) - 1]

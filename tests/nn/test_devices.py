@@ -32,6 +32,7 @@ SEARCHES = [
     LUTConfig(metric="inputs"),
     LUTConfig(encoder="tree"),
     LUTConfig(encoder="tree", encode_dtype="float32"),
+    LUTConfig(encoder="tree", tree_gradient="softmax"),
 ]
 
 
