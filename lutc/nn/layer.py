@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from lutc.config import LUTConfig
 from lutc.nn.codebook import float_table, integer_codebook, inverse_scale, linear_scores, quantize_table, table_scale
 from lutc.nn.columns import Columns
-from lutc.nn.lookup import Search, hard_lookup, soft_lookup
+from lutc.nn.lookup import hard_lookup, soft_lookup
+from lutc.nn.search import Search
 from lutc.nn.soft_pq import ClosestCentroid
 from lutc.nn.soft_tree import SoftTree
 from lutc.nn.tree_flips import TreeFlips

@@ -13,10 +13,7 @@ from torch.nn import functional as F
 
 from lutc.nn import kernels
 from lutc.nn.columns import Columns, Workspace
-from lutc.nn.soft_pq import ClosestCentroid
-from lutc.nn.tree_walk import TreeWalk
-
-Search = ClosestCentroid | TreeWalk
+from lutc.nn.search import Search
 
 
 def soft_lookup(

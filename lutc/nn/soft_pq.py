@@ -9,12 +9,13 @@ from lutc.nn import kernels
 from lutc.nn.codebook import integer_codebook, linear_scores
 from lutc.nn.columns import Columns, Workspace
 from lutc.nn.input_grid import InputGrid
+from lutc.nn.search import Search
 
 _DISTANCE_FLOOR = 1e-12  # keeps the derivative of the square root finite where an input sits on its centroid
 _EXACT_IN_FLOAT32 = 2**24
 
 
-class ClosestCentroid:
+class ClosestCentroid(Search):
     """The search of encoder "l2": codes, and the softmax over un-squared distances that stands for them backward.
 
     centroids [C, K, V] and log_temperature [] are those of the layer; inv_scale [C] of an integer search, else None;
@@ -122,28 +123,15 @@ class ClosestCentroid:
         moments = torch.bmm(flat, grid[:, :, : rows - 1].flatten(0, 1).mT).unflatten(0, (batch, codebooks)).sum(0)
         return self._grid.scatter(to_columns, x, columns, work), [self._to_centroids(moments), temperature]
 
-    def backward(
-        self,
-        x: Tensor,
-        upstream: Tensor,
-        table: Tensor,
-        codes: Tensor | None,
+    def _in_planes(
+        self, planes: kernels.Planes, upstream: Tensor, table: Tensor, codes: Tensor | None, to_planes: Tensor,
         to_table: Tensor,
-        columns: Columns,
-        work: Workspace,
-    ) -> tuple[Tensor, list[Tensor]] | None:
-        """`attention`, its products with table and upstream [B, M, L], and `gradients` in one pass, or None where that
-        cannot be had. Adds to to_table [C, K, M]."""
-        if not kernels.usable(self.num_centroids, columns.shape(x)[2], x):
-            return None
-        planes = self._grid.planes(x, columns, work)
-        to_planes = work.get("to_planes", planes.data.shape, planes.data).zero_()
+    ) -> list[Tensor]:  # fmt: skip
         constants = (self._pull[:, :-1].contiguous(), self._drag.contiguous(), self._metric)
         moments, temperature = kernels.backward(
             planes, self._factors, _DISTANCE_FLOOR, upstream, table, codes, *constants, to_planes, to_table
         )
-        to_x = self._grid.from_planes(to_planes, planes, x, columns, work)
-        return to_x, [self._to_centroids(moments), temperature]
+        return [self._to_centroids(moments), temperature]
 
     def _to_centroids(self, moments: Tensor) -> Tensor:
         """Sums [C, K, V + 1] over positions, of columns and ones -> gradient of the centroids."""

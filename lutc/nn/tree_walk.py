@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from lutc.nn import kernels
 from lutc.nn.columns import Columns, Workspace
 from lutc.nn.input_grid import InputGrid
+from lutc.nn.search import Search
 
 
-class TreeWalk:
-    """The search of encoder "tree"; see ClosestCentroid for the protocol.
+class TreeWalk(Search):
+    """The search of encoder "tree".
 
     split_dims int [C, L] and split_thresholds [C, K - 1] (breadth first, in units of x) with K = 2**L leaves; node i
     sends x >= t to 2i + 2. The margin of a comparison is (x - t) / temperature. Subclasses say what gradient it has.
@@ -53,37 +52,15 @@ class TreeWalk:
             node = 2 * node + 1 + (values[:, :, level] >= threshold)
         return node - (self.num_centroids - 1)
 
-    def attention(self, x: Tensor, columns: Columns, work: Workspace) -> tuple[Tensor, Any]:
-        """The share of each leaf in the gradient of the table, [B, C, K, L], and what `gradients` needs."""
-        raise NotImplementedError
-
-    def gradients(
-        self, x: Tensor, saved: Any, attention: Tensor, upstream: Tensor, columns: Columns, work: Workspace
-    ) -> tuple[Tensor, list[Tensor]]:
-        """How far each leaf is wanted, [B, C, K, L] -> gradients of x and of `parameters`."""
-        raise NotImplementedError
-
-    def backward(
-        self,
-        x: Tensor,
-        upstream: Tensor,
-        table: Tensor,
-        codes: Tensor | None,
+    def _in_planes(
+        self, planes: kernels.Planes, upstream: Tensor, table: Tensor, codes: Tensor | None, to_planes: Tensor,
         to_table: Tensor,
-        columns: Columns,
-        work: Workspace,
-    ) -> tuple[Tensor, list[Tensor]] | None:
-        """See ClosestCentroid.backward."""
-        if not kernels.usable(self.num_centroids, columns.shape(x)[2], x):
-            return None
-        planes = self._grid.planes(x, columns, work)
-        to_planes = work.get("to_planes", planes.data.shape, planes.data).zero_()
+    ) -> list[Tensor]:  # fmt: skip
         thresholds, log_temperature = (parameter.detach() for parameter in self.parameters)
         step = thresholds.new_ones(len(thresholds)) if self._step is None else self._step.flatten()
         sharpness = float((-log_temperature).exp())
         trees = (planes, self._dims.int(), thresholds.contiguous(), step.contiguous(), sharpness)
-        found = kernels.tree_backward(*trees, self.flips, upstream, table, codes, to_planes, to_table)
-        return self._grid.from_planes(to_planes, planes, x, columns, work), list(found)
+        return list(kernels.tree_backward(*trees, self.flips, upstream, table, codes, to_planes, to_table))
 
     def _margins(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
         """[B, C, K - 1, L], whatever the path."""
