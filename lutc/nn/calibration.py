@@ -42,6 +42,12 @@ class Record:
         self.sample.add(rows)
         self.range.add(rows)
 
+    def subvectors(self) -> Tensor:
+        """The sample as [C, N, V], on the layer's device."""
+        assert self.sample.rows is not None
+        rows = self.sample.rows.to(self.layer.centroids.device)
+        return split_subvectors(rows, self.layer.num_codebooks, self.layer.subvector_len).contiguous()
+
     def metric(self) -> Tensor:
         return shared_metric((self.layer, *self._followers))
 
@@ -56,7 +62,7 @@ def calibrate_layers(
 ) -> None:
     """Run the float model over `batches` and initialise the twins, named as the float layers they will replace.
 
-    groups : layers that will share the codebooks of the first of them.
+    groups : layers that share the codebooks of the first of them from now on; each has a table of its own.
 
     Raises
     ------
@@ -82,8 +88,15 @@ def calibrate_layers(
             reason=f"the calibration batches never ran {len(missed)} of {len(records)} layers",
             fix="pass batches that use these layers, or keep them float with filter_fn",
         )
+    sharing = {layer for others in followers.values() for layer in others}
     for index, (name, record) in enumerate(records.items()):
-        initialise(name, record, seed + index)
+        if record.layer not in sharing:
+            initialise(name, record, seed + index)
+    for record in records.values():
+        for other in followers.get(record.layer, ()):
+            other.share_codebooks(record.layer)
+            if other.config.encoder == "tree":
+                _free_prototypes(other, record.subvectors())
 
 
 def initialise(name: str, record: Record, seed: int, *, free_trees: bool = True) -> None:
@@ -92,8 +105,8 @@ def initialise(name: str, record: Record, seed: int, *, free_trees: bool = True)
     The table of trees is free afterwards, or with free_trees=False the product of the leaves' means and the weight.
     """
     layer = record.layer
-    rows, low, high = record.sample.rows, record.range.low, record.range.high
-    assert rows is not None and low is not None and high is not None
+    low, high = record.range.low, record.range.high
+    assert low is not None and high is not None
     if not bool(torch.isfinite(low).all() and torch.isfinite(high).all()):
         raise LutcError(
             f'cannot calibrate "{name}"',
@@ -104,14 +117,16 @@ def initialise(name: str, record: Record, seed: int, *, free_trees: bool = True)
     shape = (layer.num_codebooks, layer.subvector_len)
     by_codebook = [split_subvectors(edge[None], *shape)[:, 0] for edge in (low, high)]
     layer.set_input_range(by_codebook[0].amin(1), by_codebook[1].amax(1))
-    data = split_subvectors(rows, *shape).contiguous()
+    data = record.subvectors()
     if layer.config.encoder == "tree":
-        _plant(layer, data, record.metric() if layer.config.metric == "outputs" else None, free=free_trees)
+        _plant(layer, data, record.metric() if layer.config.metric == "outputs" else None)
+        if free_trees:
+            _free_prototypes(layer, data)
         return
     seen = data
     if layer.metric is not None:
         layer.metric.copy_(record.metric())
-        seen = torch.bmm(data, metric_root(layer.metric).to(data))
+        seen = torch.bmm(data, metric_root(layer.metric).to(data.dtype))
     centroids = kmeans(seen, layer.config.num_centroids, seed=seed)
     distance, codes = squared_distances(seen, centroids).min(-1)
     if seen is not data:  # a metric that is singular has no way back
@@ -119,31 +134,41 @@ def initialise(name: str, record: Record, seed: int, *, free_trees: bool = True)
     layer.set_centroids(centroids, max(TEMPERATURE_FRACTION * float(distance.sqrt().mean()), 1e-3))
 
 
-def _plant(layer: LUTLayer, data: Tensor, metric: Tensor | None, *, free: bool) -> None:
-    """Hash trees, their leaves' means as prototypes; if `free`, the table of prototypes improved by ridge regression.
-
-    Without a metric splits are chosen as in Maddness.
-    As in Maddness the improved prototypes reach over all inputs of the layer, so that codebooks correct each other:
-    the table, centroid times weight no more, is free.
-    """
+def _plant(layer: LUTLayer, data: Tensor, metric: Tensor | None) -> None:
+    """Hash trees of data [C, N, V], their leaves' means as prototypes; without a metric splits are chosen as in
+    Maddness."""
     factor = None if metric is None else metric_root(metric)
     dims, thresholds = learn_trees(data, layer.config.num_centroids.bit_length() - 1, factor)
     spread = float(data.std(unbiased=False))
     layer.set_trees(dims, thresholds, max(TEMPERATURE_FRACTION * spread, 1e-3))
-    rows = data.transpose(0, 1).reshape(data.shape[1], -1)
-    codes = codes_of(rows.to(layer.centroids), RowColumns(layer.num_codebooks, layer.subvector_len), layer.search())
-    means = leaf_means(data, codes, layer.config.num_centroids)
-    layer.set_centroids(means)
-    if not free:
-        return
-    codebooks, leaves, length = means.shape
-    start = means.new_zeros(codebooks, leaves, codebooks, length)
+    layer.set_centroids(leaf_means(data, _sample_codes(layer, data), layer.config.num_centroids))
+
+
+def _free_prototypes(layer: LUTLayer, data: Tensor) -> None:
+    """The table, of prototypes that ridge regression improved on data [C, N, V] (Maddness, section 4.3).
+
+    They reach over all inputs of the layer, so that codebooks correct each other: the table, centroid times weight no
+    more, is free.
+    """
+    codebooks, leaves, length = layer.centroids.shape
+    start = layer.centroids.new_zeros(codebooks, leaves, codebooks, length)
     each = torch.arange(codebooks)
-    start[each, :, each] = means
+    start[each, :, each] = layer.centroids
+    rows = _rows(data)
     fit = TableFit(start.flatten(2))
-    fit.add(codes, rows)
+    fit.add(_sample_codes(layer, data), rows)
     weight = layer.dense_weight().double()
     layer.free_table(fit.solve(leaves / len(rows))[..., : weight.shape[1]] @ weight.T)
+
+
+def _rows(data: Tensor) -> Tensor:
+    return data.transpose(0, 1).reshape(data.shape[1], -1)
+
+
+def _sample_codes(layer: LUTLayer, data: Tensor) -> Tensor:
+    """Codes int64 [C, N] of data [C, N, V]."""
+    columns = RowColumns(layer.num_codebooks, layer.subvector_len)
+    return codes_of(_rows(data).to(layer.centroids), columns, layer.search())
 
 
 def call_model(model: nn.Module, batch: object) -> None:

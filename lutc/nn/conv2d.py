@@ -20,9 +20,8 @@ class LUTConv2d(LUTLayer):
     """Convolution as closest-centroid search and table read; constructor arguments of torch.nn.Conv2d plus `config`.
 
     x float32 [B, Cin, H, W] -> [B, Cout, OH, OW]. A patch is flattened channel first, so subvector_len = kh*kw gives
-    one codebook per input channel. A grouped convolution has a table for all outputs, zero outside its
-    groups. Training as in LUT-NN (MobiCom 2023, section 3): hard codes forward, softmax
-    backward.
+    one codebook per input channel. A grouped convolution has a table for all outputs, zero outside its groups. Training
+    is that of LUTLinear.
 
     Raises
     ------

@@ -42,4 +42,5 @@ class BlockError:
         wanted = {
             name: output.detach().to(student[name].dtype, memory_format=plain) for name, output in teacher.items()
         }
-        return torch.stack([(student[name] - y).square().mean() / y.var() for name, y in wanted.items()]).mean()
+        errors = [(student[name] - y).square().mean() / y.var().clamp_min(1e-12) for name, y in wanted.items()]
+        return torch.stack(errors).mean()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_PIECE = 2**24  # elements of the one-hot codes at a time, 64 MiB; counts up to it are exact in float32
+
 
 class TableFit:
     """Accumulates batches of codes and targets; `solve` gives the table.
 
-    The unknowns are the C * K rows of the table; one Gram matrix [C * K, C * K] serves all output columns. Float64.
+    The unknowns are the C * K rows of the table; one Gram matrix [C * K, C * K] serves all output columns. Float64:
+    8 (C K)^2 bytes, 0.5 GiB for 512 codebooks of 16, and as much again while it is solved.
     """
 
     def __init__(self, start: Tensor) -> None:
@@ -22,12 +25,13 @@ class TableFit:
 
     def add(self, codes: Tensor, targets: Tensor) -> None:
         """codes int64 [C, N], targets [N, M]: the outputs wanted of the sum over codebooks, without bias."""
-        centroids = self._shape[1]
-        for start in range(0, codes.shape[1], 2**15):
-            some = codes[:, start : start + 2**15]
-            hot = torch.nn.functional.one_hot(some.T, centroids).flatten(1).float()
+        first = torch.arange(0, len(self._gram), self._shape[1], device=codes.device)
+        each = max(_PIECE // len(self._gram), 1)
+        for start in range(0, codes.shape[1], each):
+            some = codes[:, start : start + each].T + first
+            hot = targets.new_zeros(len(some), len(self._gram), dtype=torch.float32).scatter_(1, some, 1)
             self._gram += (hot.T @ hot).double()
-            wanted = targets[start : start + 2**15]
+            wanted = targets[start : start + each]
             self._moment += (hot.T.to(wanted.dtype) @ wanted).double()
 
     def solve(self, ridge: float) -> Tensor:

@@ -14,7 +14,8 @@ class LUTLinear(LUTLayer):
     """Dense layer as closest-centroid search and table read; constructor arguments of torch.nn.Linear plus `config`.
 
     x float32 [..., in_features] -> [..., out_features]. in_features need not be a multiple of subvector_len: the last
-    subvector is zero-padded. Training as in LUT-NN (MobiCom 2023, section 3): hard codes forward, softmax backward.
+    subvector is zero-padded. In training hard codes forward; backward the softmax of LUT-NN (MobiCom 2023, section 3)
+    over the distances of `config.metric`, or for trees what `config.tree_gradient` says.
     """
 
     def __init__(

@@ -31,7 +31,8 @@ class MonitorRow:
 
     unused : part of its centroids that no input had as code; entropy : of the codes, mean over codebooks, as a part of
     log K; margin : median distance to the second-closest centroid over that to the closest, less 1 (0 is a tie; NaN
-    for trees); error : of its output beside a float reference, as a part of that one's variance (NaN without one).
+    for trees); error : of its output beside a float reference, as a part of that one's variance about one mean (NaN
+    without one).
     """
 
     step: int

@@ -45,8 +45,9 @@ def quantize_(
     """Swap layers of a model in place. Nothing is changed where an error is raised.
 
     step="prepare" replaces torch.nn.Linear and torch.nn.Conv2d by LUTLinear and LUTConv2d, or with a ScalarConfig by
-    QuantizedLinear and QuantizedConv2d, ready to train; weights are shared with the float layers. step="convert"
-    replaces those by their inference form, ready to export; config, filter_fn and calibration are not used then.
+    QuantizedLinear and QuantizedConv2d, ready to train; weights are shared with the float layers, but those of
+    calibrated trees, whose tables are free (`LUTLayer.free_table`). step="convert" replaces those by their inference
+    form, ready to export; config, filter_fn and calibration are not used then.
 
     Parameters
     ----------
@@ -55,8 +56,9 @@ def quantize_(
     filter_fn : called with (module, qualified name); False keeps a layer float.
     calibration : batches of inputs (a tensor, a tuple of arguments or a dict of keyword arguments). Centroids then
         start from k-means on the float model's own activations, and 8-bit input scales from their ranges; without
-        it centroids are random. Scalar quantizers of inputs start from these activations, else from the first batch
-        of training.
+        it centroids are random and inputs are expected within +-4. Scalar quantizers of inputs start from these
+        activations, else from the first batch of training. A generator is read once and not kept, unless there are
+        scalar quantizers too.
     share : groups of names of layers that read the same tensor, query, key and value for example; they get one set of
         codebooks, which is then searched once. Each group starts from its first layer's.
     seed : of the sampling and of k-means.
@@ -88,17 +90,22 @@ def _prepare(
     seed: int,
 ) -> list[QuantizeRow]:
     chosen = chosen_settings(model, config)
-    batches = None if calibration is None else list(calibration)
+    batches = calibration
+    if batches is not None and any(isinstance(c, ScalarConfig) for c in chosen.values()):
+        batches = list(
+            batches
+        )  # looked at several times; tables need one pass, so that a stream need not fit in memory
     unsure = [name for name, c in chosen.items() if isinstance(c, ScalarConfig) and c.input_signed is None]
     negative = negative_inputs(model, unsure, batches or ())
     rows, tables, quantized = plan(model, chosen, filter_fn, negative)
     groups = shared_layers(tables, share)
     if batches is not None and tables:
         calibrate_layers(model, tables, batches, seed, groups)
-    for first, *others in groups:
-        for layer in others:
-            layer.share_codebooks(first)
-    if batches is not None:
+    else:
+        for first, *others in groups:
+            for layer in others:
+                layer.share_codebooks(first)
+    if batches is not None and quantized:
         calibrate_quantizers(model, quantized, batches)
     swap(model, {model.get_submodule(name): twin for name, twin in (tables | quantized).items()})
     return rows
@@ -196,7 +203,7 @@ def _keep_float(
 ) -> str | None:
     """Why a layer stays float, or None."""
     if settings is None:
-        return "no settings for it in config, or the first or last layer"
+        return "no settings for it in config, or the first or last layer of a method that keeps those float"
     if filter_fn is not None and not filter_fn(module, name):
         return "excluded by filter_fn"
     if type(module) not in (nn.Linear, nn.Conv2d):
@@ -259,8 +266,19 @@ def _nothing_to_do(reason: str, rows: list[QuantizeRow]) -> LutcError:
 
 
 def swap(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
-    """Replace modules under every name they have, so a layer used twice stays one layer."""
+    """Replace modules under every name they have, so a layer used twice stays one layer.
+
+    torch.nn.TransformerEncoderLayer gives the weights of its linears to one fused operation in eval mode, past the
+    modules; where one of them changes that is switched off.
+    """
     for parent in list(model.modules()):
         for key, child in parent._modules.items():
             if child in replacements:
                 setattr(parent, key, replacements[child])
+                if isinstance(parent, nn.TransformerEncoderLayer):
+                    parent.activation_relu_or_gelu = 0  # which activation the fused operation is to use; 0 is none
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder) and not all(
+            getattr(layer, "activation_relu_or_gelu", 0) for layer in module.layers
+        ):
+            module.use_nested_tensor = False

@@ -21,7 +21,8 @@ from lutc.nn.quantize import Config, chosen_settings, plan, shared_layers, swap
 
 @dataclass(frozen=True)
 class ReconstructRow:
-    """One layer: the error of its output, as a part of the float output's variance, before and after the fit."""
+    """One layer: the error of its output, as a part of the float output's variance about the mean of each column,
+    before and after the fit."""
 
     name: str
     tied_error: float
@@ -52,7 +53,8 @@ def reconstruct_(
 
     Parameters
     ----------
-    config, filter_fn, share, seed : as of quantize_; LUTConfigs only.
+    config, filter_fn, share, seed : as of quantize_; LUTConfigs only. Layers that share codebooks take those of the one
+        that runs first.
     calibration : batches of inputs; they are kept, with one layer's inputs and outputs at a time.
     ridge : pull of a table towards centroids times weight, in units of the mean count of a code; of a weight towards
         the float one, in units of the mean square of what it multiplies.
@@ -69,20 +71,30 @@ def reconstruct_(
     _, twins, scalar = plan(model, chosen_settings(model, config), filter_fn)
     if scalar:
         raise _scalar_settings(list(scalar))
-    leaders = {layer: first for first, *others in shared_layers(twins, share) for layer in others}
+    if not batches:
+        raise LutcError(
+            "cannot reconstruct layers without inputs",
+            where="calibration",
+            reason="it holds no batch",
+            fix="pass batches of a few hundred inputs; a generator that was read before is empty",
+        )
+    groups = shared_layers(twins, share)
     order = _execution_order(reference, list(twins), batches)
+    turn = {twins[name]: index for index, name in enumerate(order)}
+    ordered = [sorted(group, key=turn.__getitem__) for group in groups]  # the first to run has the codebooks
+    followers = {first: others for first, *others in ordered}
+    leaders = {layer: first for first, others in followers.items() for layer in others}
     rows = []
     with eval_mode(model):
         for index, name in enumerate(order):
             inputs = _capture(model, name, batches, outputs=False)
             targets = _capture(reference, name, batches, outputs=True)
             layer = twins[name]
-            leader, freed = leaders.get(layer), free or getattr(layer, "groups", 1) > 1
-            if leader is not None and index > order.index(_name_of(twins, leader)):
-                layer.share_codebooks(leader)
+            freed = free or getattr(layer, "groups", 1) > 1
+            if layer in leaders:
+                layer.share_codebooks(leaders[layer])
             else:
-                followers = [other for other, first in leaders.items() if first is layer]
-                record = Record(layer, seed + index, followers)
+                record = Record(layer, seed + index, followers.get(layer, ()))
                 for x in inputs:
                     record.add(x)
                 initialise(name, record, seed + index, free_trees=freed)
@@ -151,10 +163,6 @@ def _execution_order(model: nn.Module, names: list[str], batches: list[object]) 
             fix="pass batches that use these layers, or keep them float with filter_fn",
         )
     return list(dict.fromkeys(order))
-
-
-def _name_of(twins: dict[str, LUTLayer], layer: LUTLayer) -> str:
-    return next(name for name, twin in twins.items() if twin is layer)
 
 
 def _scalar_settings(names: list[str]) -> LutcError:

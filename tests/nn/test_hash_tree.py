@@ -69,6 +69,24 @@ def test_every_level_is_the_best_one(seed, weighted):
             buckets = after
 
 
+def test_prototypes_are_the_ridge_solution():
+    """Maddness, section 4.3: P over all inputs with the smallest |X - H P|^2 + |P - P0|^2, P0 the means of the leaves
+    (the ridge, in units of the mean count of a leaf, comes to 1)."""
+    torch.manual_seed(0)
+    layer, x = nn.Linear(8, 5), torch.randn(300, 3) @ torch.randn(3, 8)
+    model = nn.Sequential(layer)
+    quantize_(model, LUTConfig(4, 4, encoder="tree", encode_dtype="float32"), calibration=[x])
+    tree = model[0]
+    codes = walk(split_subvectors(x, 2, 4).numpy(), tree.split_dims.numpy(), tree.split_thresholds.detach().numpy())
+    means = torch.block_diag(*tree.centroids.detach()).double()
+    hot = nn.functional.one_hot(torch.from_numpy(codes).T, 4).flatten(1).double()
+    wanted = x.double() - hot @ means
+    improved = means + torch.linalg.solve(hot.T @ hot + torch.eye(8, dtype=torch.float64), hot.T @ wanted)
+    assert (hot @ improved - x).square().sum() < 0.9 * (hot @ means - x).square().sum()
+    expected = (improved @ layer.weight.double().T).unflatten(0, (2, 4))
+    torch.testing.assert_close(tree.table.double(), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "data",
     [torch.zeros(2, 9, 3), torch.ones(1, 1, 2), torch.tensor([[[1.0, 2.0]] * 5 + [[3.0, 2.0]]])],

@@ -43,6 +43,27 @@ def test_report_names_every_layer_and_reason():
     assert reasons["body.2"] == "K=16, V=4, C=1, encode=int8, table=int8"
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_fused_operation_of_a_transformer_layer_is_not_used_past_its_tables(wrapped):
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True).eval()
+    model = nn.TransformerEncoder(encoder, 2).eval() if wrapped else nn.Sequential(encoder)
+    x = torch.randn(4, 6, 16)
+    padding = torch.arange(6) >= torch.tensor([6, 6, 5, 4])[:, None]
+    arguments = {"src_key_padding_mask": padding} if wrapped else {}
+    with torch.no_grad():
+        before = model(x, **arguments)
+    quantize_(model, LUTConfig(8, 4), calibration=[{"src": x, **arguments} if wrapped else x])
+    expected = model.train()(x, **arguments).detach()
+    for step in ("prepared", "converted"):
+        with torch.no_grad():
+            found = model.eval()(x, **arguments)
+        torch.testing.assert_close(found[~padding], expected[~padding], msg=step)
+        assert not torch.allclose(found[~padding], before[~padding], atol=1e-2)
+        if step == "prepared":
+            quantize_(model, step="convert")
+
+
 def test_patterns_choose_the_settings():
     model = Net()
     quantize_(model, {"head": LUTConfig(8, 3), "body.*": LUTConfig(encode_dtype="float32"), "s*": None})

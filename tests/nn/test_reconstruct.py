@@ -64,7 +64,7 @@ def test_fit_keeps_what_never_occurs():
 @pytest.mark.parametrize(
     ("config", "part"),
     # trees start from prototypes that ridge regression already improved
-    [(LUTConfig(), 0.85), (LUTConfig(encode_dtype="float32"), 0.85), (LUTConfig(8, encoder="tree"), 1.1)],
+    [(LUTConfig(), 0.85), (LUTConfig(encode_dtype="float32"), 0.85), (LUTConfig(8, encoder="tree"), 0.95)],
 )
 def test_reconstruction_beats_swapping_all_at_once(config, part):
     torch.manual_seed(0)
@@ -72,10 +72,15 @@ def test_reconstruction_beats_swapping_all_at_once(config, part):
     batches, x = data(), torch.cat(data())
     expected = model(x).detach()
     together = copy.deepcopy(model)
-    quantize_(together, config, filter_fn=inner, calibration=batches)
+    quantize_(together, config, filter_fn=inner, calibration=batches, seed=2)
     seen = []
     rows = reconstruct_(
-        model, config, calibration=batches, filter_fn=inner, progress=lambda name, done, total: seen.append(name)
+        model,
+        config,
+        calibration=batches,
+        filter_fn=inner,
+        seed=2,
+        progress=lambda name, done, total: seen.append(name),
     )
     assert [row.name for row in rows] == ["one.0", "two.0"] == seen
     assert all(row.fitted_error < row.tied_error for row in rows)
@@ -126,7 +131,7 @@ def test_mistakes_leave_the_model_as_it_was():
     model = Residual()
     with pytest.raises(LutcError, match="scalar quantizers"):
         reconstruct_(model, ScalarConfig("lsq"), calibration=data())
-    with pytest.raises(LutcError, match="did not reach"):
+    with pytest.raises(LutcError, match="without inputs"):
         reconstruct_(model, calibration=[])
     with pytest.raises(LutcError, match=r'cannot calibrate "one\.0"'):
         reconstruct_(model, calibration=[torch.full((1, 2, 8, 8), torch.nan)], filter_fn=inner)
@@ -168,6 +173,20 @@ def test_query_key_value_share_one_set_of_codebooks(function, encoder):
         assert torch.equal(model.query.centroids, model.value.centroids)
         assert torch.equal(model.query.inv_scale, model.key.inv_scale)
         assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize("function", [quantize_, reconstruct_])
+@pytest.mark.parametrize("encoder", ["l2", "tree"])
+@pytest.mark.parametrize("names", [("query", "key", "value"), ("value", "query", "key")])
+def test_tables_of_layers_that_share_belong_to_the_shared_codes(function, encoder, names):
+    torch.manual_seed(0)
+    model, x = Attention(), torch.randn(64, 8, 4) @ torch.randn(4, 16)
+    wanted = [layer(x).detach() for layer in (model.query, model.key, model.value)]
+    function(model, LUTConfig(16, 4, encoder=encoder), calibration=x.split(16), share=[names])
+    assert model.query.log_temperature is model.key.log_temperature is model.value.log_temperature
+    for layer, y in zip((model.query, model.key, model.value), wanted, strict=True):
+        with torch.no_grad():
+            assert (layer.eval()(x) - y).square().mean() < 0.3 * y.var()
 
 
 def test_what_cannot_share_is_told():

@@ -24,6 +24,13 @@ def test_sample_is_uniform_over_a_sorted_stream():
     assert abs(means.mean() - 2500) < 150
 
 
+def test_every_batch_has_its_share_of_the_sample():
+    for seed in range(10):
+        shares = (filled(seed, [300, 100, 600]) / 100).long().bincount(minlength=10)
+        for share, wanted in zip((shares[:3].sum(), shares[3], shares[4:].sum()), (30, 10, 60), strict=True):
+            assert abs(share - wanted) <= 2  # a row by chance, and what that moves the others by
+
+
 def test_sample_is_shuffled_bounded_and_repeatable():
     rows = filled(3, [1000, 1000])
     assert len(rows) == 100
@@ -36,6 +43,7 @@ def test_sample_is_shuffled_bounded_and_repeatable():
 def test_range_covers_rows_the_sample_drops():
     seen = InputRange()
     seen.add(torch.tensor([[1.0, -5.0], [2.0, 0.0]]))
+    seen.add(torch.empty(0, 2))
     seen.add(torch.tensor([[7.0, 1.0]]))
     assert seen.low is not None
     assert seen.high is not None

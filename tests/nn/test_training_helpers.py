@@ -52,6 +52,14 @@ def test_block_error_is_relative_to_the_float_outputs():
     assert teacher[0].weight.grad is None and student[3].weight.grad is None
 
 
+def test_block_error_of_a_constant_block_is_finite():
+    student, teacher = network(1), network(0)
+    nn.init.zeros_(teacher[0].weight), nn.init.zeros_(teacher[0].bias)
+    error = BlockError(student, teacher, ["0"])
+    student(torch.randn(16, 8)), teacher(torch.randn(16, 8))
+    assert error().isfinite()
+
+
 def test_block_error_takes_a_float_model_of_another_precision_and_memory_format():
     torch.manual_seed(0)
     student, teacher = (nn.Sequential(nn.Conv2d(3, 4, 3)) for _ in range(2))
@@ -260,5 +268,6 @@ def test_monitor_draws(tmp_path):
     quantize_(model, {"0": LUTConfig(8, 4), "3": LUTConfig(8, encoder="tree")}, calibration=[x])
     monitor = Monitor(model, [x])
     monitor(0), monitor(1)
+    assert len(monitor.margins["0"]) and not len(monitor.margins["3"])
     monitor.save(tmp_path / "curves.svg")
     assert "</svg>" in (tmp_path / "curves.svg").read_text()
