@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -94,12 +95,23 @@ class Embedding(nn.Module):
         return self.norm(self.words(ids) + self.places(torch.arange(ids.shape[1])) + self.kind)
 
 
-def load_encoder(path: Path) -> tuple[Embedding, Encoder]:
-    """From a Hugging Face BERT checkpoint in safetensors."""
-    state = load_file(path)
+def load_encoder(path: Path, heads: int | None = None) -> tuple[Embedding, Encoder]:
+    """From a Hugging Face BERT checkpoint in safetensors; the number of heads is in the config.json beside it."""
+    config = path.with_name("config.json")
+    if heads is None:
+        if not config.exists():
+            raise SystemExit(
+                f"error: how many heads has the encoder? {config} is missing; give the number with --heads"
+            )
+        heads = int(json.loads(config.read_text())["num_attention_heads"])
+    old = {"gamma": "weight", "beta": "bias"}  # of norms, in checkpoints that came from TensorFlow
+    state = {}
+    for name, value in load_file(path).items():
+        stem, _, kind = name.removeprefix("bert.").rpartition(".")
+        state[f"{stem}.{old.get(kind, kind)}"] = value
     layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("encoder.layer."))
     width = state["embeddings.word_embeddings.weight"].shape[1]
-    encoder = Encoder(width, width // 32, layers, state["encoder.layer.0.intermediate.dense.weight"].shape[0])
+    encoder = Encoder(width, heads, layers, state["encoder.layer.0.intermediate.dense.weight"].shape[0])
     renamed = {
         f"layers.{index}.{ours}.{kind}": state[f"encoder.layer.{index}.{theirs}.{kind}"]
         for index in range(layers)

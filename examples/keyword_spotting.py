@@ -3,7 +3,7 @@
 All convolutions but the first become tables, (16, 9). Trains the float network, reconstructs each layer from
 unlabelled recordings, then trains all together with the float network as the teacher of scores and of blocks.
 
-    python examples/keyword_spotting.py --output runs/keywords
+    python examples/keyword_spotting.py --output runs/keywords            # and --resume after an interruption
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import copy
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from loaders import BANDS, FRAMES, SPEECH_CLASSES, data_folder, speech_commands
@@ -24,6 +25,9 @@ from recipe import (
     metric_option,
     on_device,
     predict,
+    resume,
+    resume_optimizer,
+    show_layer,
     shuffled,
     start_processes,
     write_results,
@@ -34,6 +38,7 @@ from torch.nn import functional as F
 
 from lutc.nn import LUTConfig, param_groups, quantize_, reconstruct_
 from lutc.nn.batch_norm import freeze_batch_norm_, reestimate_batch_norm_
+from lutc.nn.checkpoint import save_checkpoint
 from lutc.nn.distillation import BlockError, distillation_loss
 
 
@@ -77,36 +82,43 @@ def main() -> None:
     parser.add_argument("--calibration-recordings", type=int, default=512)
     metric_option(parser)
     parser.add_argument("--width", type=int, default=32, help="channels of the first convolution")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
     options = parser.parse_args()
-    start_processes(options.seed, options.threads)
+    start_processes(options.seed, options.threads, most=1)
     options.output.mkdir(parents=True, exist_ok=True)
     train_x, train_y, test_x, test_y = speech_commands(data_folder(options.data), options.limit)
 
     model = KeywordNet(options.width)
     results: dict[str, object] = {}
-    if options.weights:
-        model.load_state_dict(load_file(options.weights))
+    kept, checkpoint = options.output / "float.safetensors", options.output / "checkpoint.pt"
+    if options.weights or (options.resume and kept.exists()):
+        model.load_state_dict(load_file(options.weights or kept))
     else:
         results["float seconds"] = train_float(model, train_x, train_y, options)
-        save_file(model.state_dict(), options.output / "float.safetensors")
+        save_file(model.state_dict(), kept)
     results["float"] = accuracy(predict(model, test_x), test_y)
 
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
-    started = time.perf_counter()
-    rows = reconstruct_(
-        model,
-        LUTConfig(metric=options.metric),
-        calibration=train_x[: options.calibration_recordings].split(64),
-        filter_fn=lambda module, name: name.startswith("body"),
-        seed=options.seed,
-    )
-    for row in rows:
-        console.print(f"  {row.name:<10} error {row.tied_error:.3f} -> {row.fitted_error:.3f}")
-    results["reconstruction seconds"] = round(time.perf_counter() - started, 1)
-    results["reconstruction only"] = accuracy(predict(model, test_x), test_y)
+    config, first_step = LUTConfig(metric=options.metric), 0
+    if options.resume and checkpoint.exists():
+        quantize_(model, config, filter_fn=in_body)
+        first_step = resume(checkpoint, model)
+    else:
+        started = time.perf_counter()
+        calibration = train_x[: options.calibration_recordings].split(64)
+        rows = reconstruct_(
+            model, config, calibration=calibration, filter_fn=in_body, seed=options.seed, progress=show_layer
+        )
+        for row in rows:
+            console.print(f"  {row.name:<10} error {row.tied_error:.3f} -> {row.fitted_error:.3f}")
+        results["reconstruction seconds"] = round(time.perf_counter() - started, 1)
+        results["reconstruction only"] = accuracy(predict(model, test_x), test_y)
+        save_checkpoint(checkpoint, {"step": 0}, model=model)
 
     with on_device(options.device, model, teacher) as device:
-        results["lookup-table seconds"] = train_lut(model, teacher, train_x, train_y, options, device)
+        results["lookup-table seconds"] = train_lut(
+            model, teacher, train_x, train_y, options, checkpoint, first_step, device
+        )
     if options.batch_norm == "batch":
         reestimate_batch_norm_(model, train_x.split(128))
     results["lookup tables in torch"] = accuracy(predict(model, test_x), test_y)
@@ -117,6 +129,11 @@ def main() -> None:
     scores = compiled_predict(artifact, ((x.numpy(),) for x in test_x.split(1)))
     results["compiled artifact"] = accuracy(torch.from_numpy(scores), test_y)
     write_results(options.output / "results.json", results)
+
+
+def in_body(module: nn.Module, name: str) -> bool:
+    """What becomes tables."""
+    return name.startswith("body")
 
 
 def train_float(model: KeywordNet, features: Tensor, labels: Tensor, options: argparse.Namespace) -> float:
@@ -140,6 +157,8 @@ def train_lut(
     features: Tensor,
     labels: Tensor,
     options: argparse.Namespace,
+    checkpoint: Path,
+    first_step: int,
     device: torch.device,
 ) -> float:
     """Train with the float network as the teacher; the seconds it took."""
@@ -157,7 +176,10 @@ def train_lut(
 
     rates = (options.lr, options.centroid_lr, options.temperature_lr)
     optimizer = torch.optim.Adam(param_groups(model, *rates, table_lr=options.table_lr))
-    return run(model, loss_of, optimizer, options, options.epochs, len(features), "lookup tables")
+    if first_step:
+        resume_optimizer(checkpoint, optimizer)
+    kept = {"checkpoint": checkpoint, "first_step": first_step}
+    return run(model, loss_of, optimizer, options, options.epochs, len(features), "lookup tables", **kept)
 
 
 def run(
@@ -168,14 +190,15 @@ def run(
     epochs: float,
     count: int,
     title: str,
+    **kept: Any,
 ) -> float:
-    """Train; the seconds it took."""
+    """Train; the seconds it took. `kept` is what `fit` takes of an interrupted run."""
     steps = round(epochs * max(count // options.batch, 1))
 
     def batches(total: int):
         return shuffled(count, options.batch, total, options.seed)
 
-    return round(fit(model, loss_of, batches, optimizer, steps, title=title, warmup=10), 1)
+    return round(fit(model, loss_of, batches, optimizer, steps, title=title, warmup=10, **kept), 1)
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,9 @@ def data_folder(given: Path | None) -> Path:
 def cifar10(folder: Path, split: str, limit: int | None = None) -> tuple[Tensor, Tensor]:
     """uint8 images [N, 3, 32, 32] and int64 labels [N] of "train" or "test".
 
-    The folder holds `cifar10-SPLIT.npz` (JPEG pack), the binary version (`data_batch_1.bin`, .., `test_batch.bin`), or
-    one folder of pictures per class (`SPLIT/airplane/0001.png`).
+    The folder holds `cifar10-SPLIT.npz` (JPEG pack), the binary version (`data_batch_1.bin`, .., `test_batch.bin`), the
+    Python version (`data_batch_1`, .., `test_batch`), each by itself or in the folder of its archive, or one folder of
+    pictures per class (`SPLIT/airplane/0001.png`).
     """
     for name in ("cifar-10-batches-bin", "."):
         pattern = "data_batch_?.bin" if split == "train" else "test_batch.bin"
@@ -35,12 +37,30 @@ def cifar10(folder: Path, split: str, limit: int | None = None) -> tuple[Tensor,
             rows = np.concatenate([np.fromfile(file, np.uint8).reshape(-1, 3073) for file in files])[:limit]
             images = rows[:, 1:].reshape(-1, 3, 32, 32)
             return torch.from_numpy(images.copy()), torch.from_numpy(rows[:, 0].astype(np.int64))
+    for name in ("cifar-10-batches-py", "."):
+        files = sorted((folder / name).glob("data_batch_?" if split == "train" else "test_batch"))
+        if files:
+            batches = [_Arrays(io.BytesIO(file.read_bytes()), encoding="bytes").load() for file in files]
+            images = np.concatenate([batch[b"data"] for batch in batches])[:limit].reshape(-1, 3, 32, 32)
+            labels = np.concatenate([batch[b"labels"] for batch in batches])[:limit]
+            return torch.from_numpy(images.copy()), torch.from_numpy(labels.astype(np.int64))
     pack = folder / f"cifar10-{split}.npz"
     if pack.exists():
         return _jpeg_pack(pack, limit)
     if (folder / split / CIFAR_CLASSES[0]).is_dir():
         return _picture_folders(folder / split, limit)
     raise SystemExit(f"error: {folder} holds no CIFAR-10 {split} set that this script can read")
+
+
+class _Arrays(pickle.Unpickler):
+    """Reads containers, strings, numbers and arrays; pickles of anything else could run code."""
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")):
+            return super().find_class(module, name)
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return np.ndarray.__new__
+        raise pickle.UnpicklingError(f"{module}.{name} has no place in a data set")
 
 
 def _jpeg_pack(path: Path, limit: int | None) -> tuple[Tensor, Tensor]:
@@ -94,7 +114,8 @@ def speech_commands(folder: Path, limit: int | None = None) -> tuple[Tensor, Ten
     """(train features [N, 1, 49, 40], train labels, test features, test labels): log-mel energies, 12 classes.
 
     The folder holds `speech12.npz` (features as 8-bit codes, split by speaker), or the published data set: a folder of
-    .wav files per word, `testing_list.txt`, and `_background_noise_`, from which silence is cut.
+    .wav files per word, `testing_list.txt`, and `_background_noise_`, from which silence is cut. Recordings in
+    `validation_list.txt` are left out, and the others come in random order, the same every time.
     """
     pack = folder / "speech12.npz"
     if pack.exists():
@@ -114,9 +135,14 @@ def speech_commands(folder: Path, limit: int | None = None) -> tuple[Tensor, Ten
 def _speech_folders(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Recordings of the ten words, as many of all other words together as of one word, and as much silence."""
     held_out = set((folder / "testing_list.txt").read_text().split())
+    validation = folder / "validation_list.txt"
+    left_out = set(validation.read_text().split()) if validation.exists() else set()
     words = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("_"))
     rng = np.random.default_rng(0)
-    files = {word: sorted((folder / word).glob("*.wav")) for word in words}
+    files = {
+        word: [file for file in sorted((folder / word).glob("*.wav")) if f"{word}/{file.name}" not in left_out]
+        for word in words
+    }
     others = [file for word in words if word not in SPEECH_CLASSES for file in files[word]]
     each = max(sum(len(files[word]) for word in words if word in SPEECH_CLASSES) // 10, 1)
     chosen = [(file, SPEECH_CLASSES.index(word)) for word in words if word in SPEECH_CLASSES for file in files[word]]
@@ -124,14 +150,18 @@ def _speech_folders(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     features = [_log_mel(_sound(file)) for file, _ in chosen]
     labels = [label for _, label in chosen]
     test = [f"{file.parent.name}/{file.name}" in held_out for file, _ in chosen]
-    for noise in sorted((folder / "_background_noise_").glob("*.wav")):
+    noises = sorted((folder / "_background_noise_").glob("*.wav"))
+    for noise in noises:
         samples = _sound(noise, None)
-        for _ in range(each // 6):
-            start = rng.integers(0, max(len(samples) - _RATE, 1))
-            features.append(_log_mel(_one_second(samples[start:]) * rng.uniform(0, 1)))
+        edge = len(samples) - max(len(samples) // 10, _RATE)  # the end is for the test alone
+        for index in range(max(each // len(noises), 1)):
+            test.append(index % 10 == 0)
+            stretch = samples[max(edge, 0) :] if test[-1] else samples[: max(edge, 1)]
+            start = rng.integers(0, max(len(stretch) - _RATE, 1))
+            features.append(_log_mel(_one_second(stretch[start:]) * rng.uniform(0, 1)))
             labels.append(10)
-            test.append(bool(rng.random() < 0.1))
-    return np.stack(features), np.array(labels, np.int64), np.array(test)
+    order = rng.permutation(len(features))
+    return np.stack(features)[order], np.array(labels, np.int64)[order], np.array(test)[order]
 
 
 def _sound(file: Path, length: int | None = _RATE) -> np.ndarray:
@@ -172,7 +202,9 @@ def sentences(
     path = next((p for p in (folder / f"{task}-{split}.tsv", folder / published / f"{split}.tsv") if p.exists()), None)
     if path is None:
         raise SystemExit(f"error: {folder} holds no {published} {split} set that this script can read")
-    header, *rows = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
+    # not splitlines, which breaks lines at other characters too
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    header, *rows = (line.split("\t") for line in lines)
     rows = rows[:limit]
     texts = [tuple(row[header.index(column)] for column in columns) for row in rows]
     return texts, np.array([float(row[header.index(label)]) for row in rows])

@@ -40,8 +40,10 @@ def metric_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metric", choices=METRICS, default="outputs", help="of distances to centroids")
 
 
-def start_processes(seed: int, threads: int) -> tuple[int, int]:
-    """(rank, number of processes); under torchrun they find each other with gloo."""
+def start_processes(seed: int, threads: int, most: int | None = None) -> tuple[int, int]:
+    """(rank, number of processes); under torchrun they find each other with gloo. A script may take one at `most`."""
+    if most is not None and int(os.environ.get("WORLD_SIZE", 1)) > most:
+        raise SystemExit("error: this recipe trains in one process: start it with python, not torchrun")
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # numbers below 1e-38 slow a step by up to five times
     torch.manual_seed(seed)
@@ -132,15 +134,27 @@ def fit(
     return time.perf_counter() - started
 
 
+def show_layer(name: str, done: int, total: int) -> None:
+    """Progress of reconstruct_."""
+    console.print(f"  layer {done} of {total}: {name}")
+
+
 def resume(checkpoint: Path, model: nn.Module) -> int:
-    """Load the model's part of a checkpoint; the step to go on from."""
-    return int(load_checkpoint(checkpoint, model=model)["step"])
+    """Load the model's part of a checkpoint; the step to go on from.
+
+    The random numbers are those of the process that wrote it; others go on with their own.
+    """
+    step = int(load_checkpoint(checkpoint, model=model)["step"])
+    if dist.is_initialized() and dist.get_rank() > 0:
+        torch.manual_seed(1_000_000 * dist.get_rank() + step)
+    return step
 
 
 def resume_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
     """Load the optimizer's part; the learning rates stay those it was made with, which the schedule starts from."""
-    peak = [group["lr"] for group in optimizer.param_groups]
+    peak, random = [group["lr"] for group in optimizer.param_groups], torch.get_rng_state()
     load_checkpoint(checkpoint, optimizer=optimizer)
+    torch.set_rng_state(random)  # that `resume` has chosen
     for group, rate in zip(optimizer.param_groups, peak, strict=True):
         group["lr"] = rate
 

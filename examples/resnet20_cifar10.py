@@ -30,6 +30,7 @@ from recipe import (
     predict,
     resume,
     resume_optimizer,
+    show_layer,
     shuffled,
     start_processes,
     write_results,
@@ -219,6 +220,7 @@ def train_float(
             title="float network",
         )
     model.to(memory_format=torch.contiguous_format)
+    broadcast_layers_(model)  # each process has seen other batches last
     if rank == 0:
         save_file(model.state_dict(), kept)
 
@@ -265,7 +267,9 @@ def prepare(
         quantize_(model, config, calibration=calibration, seed=options.seed, **CHOSEN)
     else:
         free = options.start == "reconstruct"
-        rows = reconstruct_(model, config, calibration=calibration, seed=options.seed, free=free, **CHOSEN)
+        rows = reconstruct_(
+            model, config, calibration=calibration, seed=options.seed, free=free, progress=show_layer, **CHOSEN
+        )
         for row in rows:
             console.print(f"  {row.name:<24} error {row.tied_error:.3f} -> {row.fitted_error:.3f}")
     broadcast_layers_(model)
@@ -292,6 +296,7 @@ def train_lut(
     schedule = None
     if options.temperature != "learned":
         schedule = AnnealTemperature(model, 1.0, 0.1 if options.temperature == "annealed" else 1.0)
+        schedule(first_step / steps)
     groups = param_groups(model, options.lr, options.centroid_lr, options.temperature_lr, table_lr=options.table_lr)
     optimizer = torch.optim.Adam([group for group in groups if group["params"]])
     if first_step:

@@ -36,11 +36,12 @@ from recipe import (
     on_device,
     resume,
     resume_optimizer,
+    show_layer,
     shuffled,
     start_processes,
     write_results,
 )
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -118,6 +119,16 @@ def fit_adaptation(encoder: Encoder, teacher: Encoder, texts: Texts, ridge: floa
     encoder.adapt = adapt
 
 
+def fit_head(encoder: Encoder, texts: Texts, labels: np.ndarray) -> dict[str, Tensor]:
+    """Logistic regression on the encoder's vectors: weight [1, W] and bias [1]."""
+    from sklearn.linear_model import LogisticRegression
+
+    found = LogisticRegression(max_iter=1000).fit(vectors(encoder, texts).numpy(), labels)
+    return {
+        name: torch.from_numpy(value).float() for name, value in (("weight", found.coef_), ("bias", found.intercept_))
+    }
+
+
 def compiled_vectors(artifact: Path, texts: Texts) -> Tensor:
     def each() -> Iterator[tuple[np.ndarray, ...]]:
         for index in range(len(texts)):
@@ -126,15 +137,16 @@ def compiled_vectors(artifact: Path, texts: Texts) -> Tensor:
     return torch.from_numpy(compiled_predict(artifact, each()))
 
 
-def scores(find, sst: Texts, sst_labels: np.ndarray, pairs: Texts, similarity: np.ndarray, head) -> dict[str, float]:
-    """SST-2 accuracy in percent (with a head) and STS-B's Spearman correlation; `find` gives a Texts its vectors."""
-    result = {}
-    if head is not None:
-        positive = find(sst) @ head["weight"][0] + head["bias"] > 0
-        result["SST-2 accuracy"] = round(100 * float((positive.numpy() == (sst_labels == 1)).mean()), 2)
+def scores(
+    find, sst: Texts, sst_labels: np.ndarray, pairs: Texts, similarity: np.ndarray, head: dict[str, Tensor]
+) -> dict[str, float]:
+    """SST-2 accuracy in percent and STS-B's Spearman correlation; `find` gives a Texts its vectors."""
+    positive = find(sst) @ head["weight"][0] + head["bias"] > 0
     both = find(pairs)
-    result["STS-B Spearman"] = round(spearman((both[0::2] * both[1::2]).sum(1).numpy(), similarity), 4)
-    return result
+    return {
+        "SST-2 accuracy": round(100 * float((positive.numpy() == (sst_labels == 1)).mean()), 2),
+        "STS-B Spearman": round(spearman((both[0::2] * both[1::2]).sum(1).numpy(), similarity), 4),
+    }
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
@@ -152,7 +164,9 @@ def main() -> None:
     common_options(parser)
     parser.add_argument("--encoder", type=Path, required=True, help="BERT encoder, model.safetensors")
     parser.add_argument("--tokenizer", type=Path, required=True, help="its tokenizer.json")
-    parser.add_argument("--head", type=Path, help="SST-2 classifier on the vectors: weight [1, W] and bias [1]")
+    parser.add_argument("--heads", type=int, help="of its attention; default: what config.json beside it says")
+    parser.add_argument("--head", type=Path, help="SST-2 classifier on the vectors: weight [1, W] and bias [1];"
+                        " default: one fitted to the float encoder's vectors of the training set")  # fmt: skip
     parser.add_argument("--layers", type=int, default=3, help="how many layers, from the last, get tables")
     parser.add_argument("--calibration-sentences", type=int, default=512)
     metric_option(parser)
@@ -180,13 +194,12 @@ def main() -> None:
         parser.error("--train-map has no map to train with --adapt-sentences 0")
     from tokenizers import Tokenizer
 
-    start_processes(options.seed, options.threads)
+    start_processes(options.seed, options.threads, most=1)
     options.output.mkdir(parents=True, exist_ok=True)
     folder = data_folder(options.data)
     tokenizer = Tokenizer.from_file(str(options.tokenizer))
     tokenizer.no_padding()
-    embedding, encoder = load_encoder(options.encoder)
-    head = load_file(options.head) if options.head else None
+    embedding, encoder = load_encoder(options.encoder, options.heads)
 
     def texts_of(task: str, split: str, limit: int | None) -> tuple[Texts, np.ndarray]:
         found, labels = sentences(folder, task, split, limit)
@@ -207,6 +220,12 @@ def main() -> None:
     train, labels = Texts(texts, tokenizer, embedding), torch.tensor(labels)[order]
 
     results: dict[str, object] = {}
+    kept_head = options.head or options.output / "head.safetensors"
+    if options.head or (options.resume and kept_head.exists()):
+        head = load_file(kept_head)
+    else:
+        head = fit_head(encoder, *texts_of("sst2", "train", options.train_rows))
+        save_file(head, kept_head)
 
     def measure(name: str, find) -> None:
         results[name] = scores(find, sst, sst_labels, pairs, similarity, head)
@@ -239,7 +258,7 @@ def main() -> None:
             share=share,
             free=options.tables == "free",
             seed=options.seed,
-            progress=lambda name, done, total: console.print(f"  {done} of {total}: {name}"),
+            progress=show_layer,
         )
         results["reconstruction seconds"] = round(time.perf_counter() - started, 1)
         measure("reconstruction only", lambda texts: vectors(encoder, texts))
@@ -268,7 +287,7 @@ def neighbours(options: argparse.Namespace) -> int:
     return 2 if options.pair_weight or options.label_weight else 1
 
 
-def label_loss(found: Tensor, labels: Tensor, head: dict[str, Tensor] | None, sharpness: float = 20.0) -> Tensor:
+def label_loss(found: Tensor, labels: Tensor, head: dict[str, Tensor], sharpness: float = 20.0) -> Tensor:
     """Of vectors [B, W] whose labels [B, 2] are SST-2's and, for both texts of a pair, STS-B's; NaN for none.
 
     The head's cross entropy, and log(1 + sum of exp(sharpness (cosine i - cosine j))) over pairs i, j where people
@@ -276,7 +295,7 @@ def label_loss(found: Tensor, labels: Tensor, head: dict[str, Tensor] | None, sh
     """
     loss = found.new_zeros(())
     answered = ~labels[:, 0].isnan()
-    if head is not None and answered.any():
+    if answered.any():
         answers = found[answered] @ head["weight"][0] + head["bias"]
         loss = loss + F.binary_cross_entropy_with_logits(answers, labels[answered, 0])
     cosine, similarity = (found[0::2] * found[1::2]).sum(1), labels[0::2, 1]
@@ -290,7 +309,7 @@ def train_tables(
     teacher: Encoder,
     train: Texts,
     labels: Tensor,
-    head: dict[str, Tensor] | None,
+    head: dict[str, Tensor],
     options: argparse.Namespace,
     checkpoint: Path,
     first_step: int,
@@ -304,7 +323,7 @@ def train_tables(
     for index, layer in enumerate(encoder.layers):
         layer.requires_grad_(index >= first)
     block_error = BlockError(encoder, teacher, [f"layers.{i}" for i in range(first, len(encoder.layers))])
-    head = None if head is None else {name: value.to(device) for name, value in head.items()}
+    head = {name: value.to(device) for name, value in head.items()}
 
     def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
         x, mask = (part.to(device) for part in train.batch(indices))
@@ -316,7 +335,7 @@ def train_tables(
         loss = (1 - (found * target).sum(1)).mean() + alike.square().mean() + options.block_weight * block_error()
         if options.pair_weight:
             loss = loss + options.pair_weight * alike.diagonal(1)[0::2].square().mean()
-        if head is not None and options.head_weight:
+        if options.head_weight:
             answers, wanted = (y @ head["weight"][0] + head["bias"] for y in (found, target))
             loss = loss + options.head_weight * F.binary_cross_entropy_with_logits(answers, wanted.sigmoid())
         if options.label_weight:

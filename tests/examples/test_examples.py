@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import wave
@@ -28,7 +29,15 @@ def run(script: str, *options: object, cwd: Path) -> dict:
 
 
 @pytest.mark.parametrize(
-    "script", ["keyword_spotting.py", "resnet20_cifar10.py", "sentence_classification.py", "train_digits.py"]
+    "script",
+    [
+        "compare_temperatures.py",
+        "keyword_spotting.py",
+        "resnet20_cifar10.py",
+        "resnet20_quantized.py",
+        "sentence_classification.py",
+        "train_digits.py",
+    ],
 )
 def test_help(script: str):
     done = subprocess.run(
@@ -53,10 +62,78 @@ def test_keyword_spotting_on_sound_files(tmp_path: Path):
     (tmp_path / "_background_noise_").mkdir()
     write_wave(tmp_path / "_background_noise_" / "hum.wav", 0.1 * rng.normal(size=40000))
     (tmp_path / "testing_list.txt").write_text("\n".join(held_out))
+    (tmp_path / "validation_list.txt").write_text("yes/11.wav\nno/11.wav\n")
     options = ("--data", tmp_path, "--width", 8, "--float-epochs", 30, "--epochs", 5, "--batch", 8)
     results = run("keyword_spotting.py", *options, cwd=tmp_path)
     assert results["float"] > 80
     assert results["compiled artifact"] == results["lookup tables in torch"] > 60
+    again = run("keyword_spotting.py", *options, "--resume", cwd=tmp_path)  # keeps the float network and the start
+    assert "float seconds" not in again and "reconstruction seconds" not in again
+    assert again["float"] == results["float"]
+
+    code = """
+import sys, loaders
+from pathlib import Path
+print([labels.tolist() for labels in loaders.speech_commands(Path(sys.argv[1]))[1::2]])
+"""
+    train, test = json.loads(in_examples(code, tmp_path))
+    words = [[label for label in labels if label != 11] for labels in (train, test)]  # 11 are two other words, anywhere
+    assert sorted(words[0]) == [3] * 7 + [9] * 7 + [10] and sorted(words[1]) == [3] * 4 + [9] * 4 + [10]
+    assert len(train) + len(test) == sum(map(len, words)) + 2
+    assert words[0] != sorted(words[0])  # so that a part of them is a sample
+
+
+def test_cifar10_from_its_python_archive(tmp_path: Path):
+    rng, folder = np.random.default_rng(0), tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    images, labels = rng.integers(0, 256, (12, 3072), dtype=np.uint8), rng.integers(0, 10, 12)
+    for index, name in enumerate(("data_batch_1", "data_batch_2", "test_batch")):
+        some = slice(4 * index, 4 * index + 4)
+        batch = {b"data": images[some], b"labels": labels[some].tolist(), b"batch_label": b"a name"}
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+    code = """
+import sys, loaders
+from pathlib import Path
+for split in ("train", "test"):
+    images, labels = loaders.cifar10(Path(sys.argv[1]), split)
+    print(tuple(images.shape), images.flatten(1).tolist(), labels.tolist(), sep="|")
+"""
+    for line, some in zip(in_examples(code, tmp_path).splitlines(), (slice(8), slice(8, 12)), strict=True):
+        assert line == f"{(len(labels[some]), 3, 32, 32)}|{images[some].tolist()}|{labels[some].tolist()}"
+    (folder / "test_batch").write_bytes(pickle.dumps({b"data": Path}, protocol=2))
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        in_examples(code, tmp_path)
+    assert "has no place in a data set" in caught.value.stderr
+
+
+def test_encoders_of_older_checkpoints(tmp_path: Path):
+    state = noise_encoder(10)
+    save_file(state, tmp_path / "new.safetensors")
+    old = {name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): v for name, v in state.items()}
+    save_file({f"bert.{name}": value for name, value in old.items()}, tmp_path / "model.safetensors")
+    code = """
+import sys, bert, torch
+from pathlib import Path
+folder = Path(sys.argv[1])
+old_words, old = bert.load_encoder(folder / "model.safetensors")
+words, new = bert.load_encoder(folder / "new.safetensors", 4)
+assert old.layers[0].heads == new.layers[0].heads == 4
+x = words(torch.tensor([[1, 2, 3]]))
+assert torch.equal(old_words(torch.tensor([[1, 2, 3]])), x)
+assert torch.equal(old(x, torch.ones(1, 3)), new(x, torch.ones(1, 3)))
+"""
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        in_examples(code, tmp_path)
+    assert "--heads" in caught.value.stderr
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 4}')
+    in_examples(code, tmp_path)
+
+
+def in_examples(code: str, *arguments: object) -> str:
+    """What code prints that imports the examples' modules."""
+    environment = os.environ | {"PYTHONPATH": f"{EXAMPLES.parent}{os.pathsep}{EXAMPLES}"}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
 
 
 def write_wave(path: Path, samples: np.ndarray) -> None:
@@ -87,9 +164,7 @@ print(recipe.accuracy(recipe.predict(model, loaders.cifar10_normalised(images)),
 
 def check_state(trained: Path, code: str, encoder: str = "l2") -> str:
     """What code prints about the model that --trained starts from."""
-    environment = os.environ | {"PYTHONPATH": f"{EXAMPLES.parent}{os.pathsep}{EXAMPLES}"}
-    command = [sys.executable, "-c", LOAD + code, str(trained), encoder]
-    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    return in_examples(LOAD + code, trained, encoder)
 
 
 @pytest.mark.slow
@@ -157,10 +232,12 @@ def test_sentence_classification_with_an_encoder_of_noise(tmp_path: Path, more: 
         (tmp_path / "SST-2" / f"{split}.tsv").write_text(sst)
         (tmp_path / "STS-B" / f"{split}.tsv").write_text(sts)
     options = ("--data", tmp_path, "--encoder", tmp_path / "model.safetensors", "--layers", 1, "--steps", 2)
+    options += ("--heads", 2) if more else ("--heads", 2, "--head", tmp_path / "head.safetensors")
     results = run(
         "sentence_classification.py", *options, "--tokenizer", tmp_path / "tokenizer.json", "--batch", 4,
-        "--head", tmp_path / "head.safetensors", "--calibration-sentences", 8, *more, cwd=tmp_path,
+        "--calibration-sentences", 8, *more, cwd=tmp_path,
     )  # fmt: skip
+    assert (tmp_path / "out" / "head.safetensors").exists() == bool(more)  # fitted where none was given
     found, expected = (results[name]["STS-B Spearman"] for name in ("compiled artifact", "lookup tables in torch"))
     assert found == pytest.approx(expected, abs=1e-3)
 
