@@ -19,10 +19,10 @@ pytest.importorskip("rich")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def run(script: str, *options: object, cwd: Path) -> dict:
+def run(script: str, *options: object, cwd: Path, launcher: tuple[str, ...] = ()) -> dict:
     """The script's results.json."""
     environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(EXAMPLES / script), "--output", str(cwd / "out"), *map(str, options)]
+    command = [sys.executable, *launcher, str(EXAMPLES / script), "--output", str(cwd / "out"), *map(str, options)]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads((cwd / "out" / "results.json").read_text())
@@ -178,12 +178,7 @@ def test_trained_tables_in_the_repository(encoder: str, least: float):
 
 @pytest.mark.slow
 def test_resnet20_on_binary_files_and_again_from_its_checkpoint(tmp_path: Path):
-    rng = np.random.default_rng(0)
-    for name in ("data_batch_1", "test_batch"):
-        labels = rng.integers(0, 2, 64)
-        images = rng.integers(0, 60, (64, 3, 32, 32)) + labels[:, None, None, None] * 150
-        rows = np.concatenate((labels[:, None], images.reshape(64, -1)), 1).astype(np.uint8)
-        rows.tofile(tmp_path / f"{name}.bin")
+    write_two_classes(tmp_path)
     options = ("--data", tmp_path, "--batch", 32, "--calibration-images", 32)
     float_options = ("--float-epochs", 3, "--teacher-epochs", 1, "--bfloat16")
     results = run("resnet20_cifar10.py", *options, *float_options, "--epochs", 1, cwd=tmp_path)
@@ -206,6 +201,27 @@ def test_resnet20_on_binary_files_and_again_from_its_checkpoint(tmp_path: Path):
     mean = load_file(tmp_path / "out" / "trained.safetensors")
     torch.testing.assert_close(mean["fc.weight"], states[0]["fc.weight"] + 0.5)
     assert not torch.equal(mean["bn1.running_mean"], states[0]["bn1.running_mean"] + 0.5)
+
+
+@pytest.mark.slow
+def test_resnet20_in_two_processes(tmp_path: Path):
+    write_two_classes(tmp_path)
+    options = ("--data", tmp_path, "--batch", 32, "--calibration-images", 32, "--float-epochs", 1, "--epochs", 1)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    results = run("resnet20_cifar10.py", *options, "--encoder", "tree", cwd=tmp_path, launcher=launcher)
+    assert results["compiled artifact"] == results["lookup tables in torch"]
+    again = run("resnet20_cifar10.py", *options, "--encoder", "tree", "--resume", cwd=tmp_path, launcher=launcher)
+    assert again["float"] == results["float"]  # one network, whichever process kept it
+
+
+def write_two_classes(folder: Path) -> None:
+    """CIFAR-10 in its binary form: 64 dark and bright images to train, 64 to test."""
+    rng = np.random.default_rng(0)
+    for name in ("data_batch_1", "test_batch"):
+        labels = rng.integers(0, 2, 64)
+        images = rng.integers(0, 60, (64, 3, 32, 32)) + labels[:, None, None, None] * 150
+        rows = np.concatenate((labels[:, None], images.reshape(64, -1)), 1).astype(np.uint8)
+        rows.tofile(folder / f"{name}.bin")
 
 
 @pytest.mark.slow

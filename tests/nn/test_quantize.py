@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lutc.config import LUTConfig
+from lutc.config import LUTConfig, ScalarConfig
 from lutc.errors import LutcError
 from lutc.nn import LUTLinear, param_groups, quantize_
 from lutc.nn.frozen import FrozenLUTConv2d, FrozenLUTLinear
@@ -208,6 +208,19 @@ def test_param_groups_hold_every_parameter_once():
     grouped = [p for group in groups for p in group["params"]]
     assert len(grouped) == len(list(model.parameters()))
     assert len(groups[1]["params"]) == len(groups[2]["params"]) == 2
+
+    mixed = Net()
+    quantize_(mixed, {"stem": LUTConfig(), "body.2": ScalarConfig("lsq")}, calibration=batches())
+    decaying, *others = param_groups(mixed, weight_decay=0.1)
+    assert {group["weight_decay"] for group in others} == {0.0} and decaying["weight_decay"] == 0.1
+    steps = [
+        p
+        for quantizer in (mixed.body[2].input_quantizer, mixed.body[2].weight_quantizer)
+        for p in quantizer.parameters()
+    ]
+    assert steps and not {id(p) for p in steps} & {id(p) for p in decaying["params"]}
+    found = [id(p) for group in (decaying, *others) for p in group["params"]]
+    assert sorted(found) == sorted(id(p) for p in mixed.parameters())
 
     model.stem.weight.requires_grad_(False)
     assert sum(len(group["params"]) for group in param_groups(model, 1.0, 2.0, 3.0)) == len(grouped) - 1
