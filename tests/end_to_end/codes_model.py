@@ -46,7 +46,8 @@ class TableLayer:
         if "score_bias" in self.constants:
             bias = self.constants["score_bias"].astype(np.float64)[np.arange(count), codes]
             return -2 * ((sub * chosen).sum(-1) + bias), 2 * (np.abs(sub * chosen).sum(-1) + np.abs(bias))
-        return ((sub - chosen) ** 2).sum(-1), (sub**2).sum(-1)
+        distance = ((sub - chosen) ** 2).sum(-1)
+        return distance, np.maximum(distance, (sub**2).sum(-1))
 
 
 def table_layers(model: onnx.ModelProto) -> list[TableLayer]:

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 _IMAGES = 4
 _ROUNDING = 1e-6  # relative: float sums in another order
-_NEAR_TIE = 1e-5  # of |x|^2: what summing squares in float32 in another order can move
+_NEAR_TIE = 1e-5  # of the terms summed: what float32 in another order can move
 
 
 @dataclass
@@ -92,12 +92,23 @@ def _run(model: object, target: str, feeds: list[dict[str, np.ndarray]], folder:
     return [session.run(feed) for feed in feeds]
 
 
+def _excess(layer: TableLayer, x: np.ndarray, codes: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """How much farther the centroids of codes are than the expected ones, of the size of the terms summed."""
+    far, far_terms = layer.distances(x, codes)
+    near, near_terms = layer.distances(x, expected)
+    return (far - near) / np.maximum(np.maximum(far_terms, near_terms), 1e-30)
+
+
 def _check_near_ties(layer: TableLayer, x: np.ndarray, codes: np.ndarray, expected: np.ndarray) -> None:
     """Where codes differ, both centroids are equally far up to rounding."""
-    far, norm = layer.distances(x, codes)
-    near, _ = layer.distances(x, expected)
-    excess = (far - near) / np.maximum(norm, np.maximum(near, 1e-30))
+    excess = _excess(layer, x, codes, expected)
     assert excess.max() <= _NEAR_TIE, f"{layer.name}: {excess.max()}"
+
+
+def _near_ties(layer: TableLayer, x: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """bool [OH, OW]: a kernel may have found another code at this position of the image; codes are the nearest."""
+    excess = [_excess(layer, x, np.full_like(codes, k), codes) for k in range(layer.constants["centroids"].shape[1])]
+    return (np.sum(np.less_equal(excess, _NEAR_TIE), axis=0) > 1).any((0, -1))
 
 
 TARGETS = ("x86-64-v4-vbmi", "x86-64-v3", "arm64")
@@ -140,16 +151,30 @@ def _apart(value: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _first_flip(layers: list[TableLayer], got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> str:
-    """The first layer whose codes differ, after a check that rounding alone made them; empty without one."""
+    """The first layer whose codes differ, after a check that rounding alone made them; empty without one.
+
+    With the same inputs too, a search in float may find the other centroid of a near tie: seen in what it changes,
+    the next inputs at that position and nowhere else.
+    """
+    ties: dict[tuple[int, ...], np.ndarray] = {}
     for layer in layers:
-        assert _apart(got[layer.input], expected[layer.input]) <= _ROUNDING, layer.name
-        codes, truth = layer.codes(got[layer.input]), layer.codes(expected[layer.input])
+        truth_input = expected[layer.input]
+        apart = np.abs(got[layer.input] - truth_input).max((0, 1)) > _ROUNDING * np.abs(truth_input).max()
+        if apart.any():
+            assert apart.sum() <= 3, layer.name
+            assert apart.shape in ties, layer.name
+            assert ties[apart.shape][apart].all(), layer.name
+            return f"a layer before {layer.name}: {apart.sum()} near ties"
+        codes, truth = layer.codes(got[layer.input]), layer.codes(truth_input)
         differ = codes != truth
         if differ.any():
             assert differ.sum() <= 3, layer.name
             if layer.attributes["encode_dtype"] == "float32":
-                _check_near_ties(layer, expected[layer.input], codes, truth)
+                _check_near_ties(layer, truth_input, codes, truth)
             return f"{layer.name}: {differ.sum()} codes"
+        if layer.attributes["encode_dtype"] == "float32":
+            near = _near_ties(layer, truth_input, truth)
+            ties[near.shape] = near | ties.get(near.shape, False)
     return ""
 
 
