@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,8 @@ def train_lut(
     if first_step:
         resume_optimizer(checkpoint, optimizer)
     kept = {"checkpoint": checkpoint, "first_step": first_step}
-    return run(model, loss_of, optimizer, options, options.epochs, len(features), "lookup tables", **kept)
+    with closing(block_error):
+        return run(model, loss_of, optimizer, options, options.epochs, len(features), "lookup tables", **kept)
 
 
 def run(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import time
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -326,18 +327,19 @@ def train_lut(
             with (options.output / "loss.csv").open("a") as file:
                 file.write(f"{step + 1},{loss}\n")
 
-    return fit(
-        model,
-        loss_of,
-        lambda count: shuffled(len(images), options.batch, count, options.seed, rank, processes),
-        optimizer,
-        steps,
-        title="lookup tables",
-        checkpoint=checkpoint,
-        warmup=20,
-        on_step=on_step,
-        first_step=first_step,
-    )
+    with closing(block_error):
+        return fit(
+            model,
+            loss_of,
+            lambda count: shuffled(len(images), options.batch, count, options.seed, rank, processes),
+            optimizer,
+            steps,
+            title="lookup tables",
+            checkpoint=checkpoint,
+            warmup=20,
+            on_step=on_step,
+            first_step=first_step,
+        )
 
 
 def compiled_accuracy(

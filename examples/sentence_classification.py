@@ -20,6 +20,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -346,17 +347,18 @@ def train_tables(
     optimizer = torch.optim.Adam(param_groups(encoder, *rates, table_lr=options.table_lr))
     if first_step:
         resume_optimizer(checkpoint, optimizer)
-    seconds = fit(
-        encoder,
-        loss_of,
-        lambda steps: train.shuffled_by_length(options.batch, steps, options.seed, neighbours(options)),
-        optimizer,
-        options.steps,
-        title="lookup tables",
-        checkpoint=checkpoint,
-        warmup=10,
-        first_step=first_step,
-    )
+    with closing(block_error):
+        seconds = fit(
+            encoder,
+            loss_of,
+            lambda steps: train.shuffled_by_length(options.batch, steps, options.seed, neighbours(options)),
+            optimizer,
+            options.steps,
+            title="lookup tables",
+            checkpoint=checkpoint,
+            warmup=10,
+            first_step=first_step,
+        )
     return round(seconds, 1)
 
 

@@ -30,9 +30,9 @@ class MonitorRow:
     """One layer at one step.
 
     unused : part of its centroids that no input had as code; entropy : of the codes, mean over codebooks, as a part of
-    log K; margin : median distance to the second-closest centroid over that to the closest, less 1 (0 is a tie; NaN
-    for trees); error : of its output beside a float reference, as a part of that one's variance about one mean (NaN
-    without one).
+    log K; margin : median distance to the second-closest centroid over that to the closest, less 1, or of trees the
+    smallest distance to a threshold of the path in temperatures (0 is a tie of either); error : of its output beside a
+    float reference, as a part of that one's variance about one mean (NaN without one).
     """
 
     step: int
@@ -80,7 +80,7 @@ class Monitor:
                     temperature=float(layer.log_temperature.exp()),
                     unused=float((count == 0).double().mean()),
                     entropy=_entropy(count),
-                    margin=float(self.margins[name].median()) if len(self.margins[name]) else float("nan"),
+                    margin=float(self.margins[name].median()),
                     error=_relative_error(outputs[name], targets[name]) if name in targets else float("nan"),
                 )
             )
@@ -142,18 +142,34 @@ def _entropy(count: Tensor) -> float:
 
 
 def _margins(layer: LUTLayer, x: Tensor) -> Tensor:
-    """Second-closest distance over the closest, less 1, of a sample of subvectors; empty for trees."""
-    if layer.config.encoder == "tree":
-        return torch.empty(0)
+    """How far each of a sample of subvectors is from another code; see `MonitorRow`."""
     rows_each = layer.columns().shape(x[:1])[3]
     rows = layer.input_rows(x[: -(-_MARGIN_ROWS // max(rows_each, 1))])[:_MARGIN_ROWS]
     subvectors = split_subvectors(rows, layer.num_codebooks, layer.subvector_len)
+    of = _tree_margins if layer.config.encoder == "tree" else _distance_margins
+    return of(layer, subvectors).flatten().cpu()
+
+
+def _distance_margins(layer: LUTLayer, subvectors: Tensor) -> Tensor:
+    """[C, N, V] -> second-closest distance over the closest, less 1: [C, N]."""
     centroids = layer.centroids.detach()
     if layer.metric is not None:
         root = metric_root(layer.metric).to(centroids)
         subvectors, centroids = torch.bmm(subvectors, root), torch.bmm(centroids, root)
     closest = torch.cdist(subvectors, centroids).topk(2, largest=False).values
-    return ((closest[..., 1] - closest[..., 0]) / closest[..., 0].clamp_min(1e-6)).flatten().cpu()
+    return (closest[..., 1] - closest[..., 0]) / closest[..., 0].clamp_min(1e-6)
+
+
+def _tree_margins(layer: LUTLayer, subvectors: Tensor) -> Tensor:
+    """[C, N, V] -> smallest |x - t| / temperature of the comparisons on the path: [C, N]."""
+    node = torch.zeros_like(subvectors[..., 0], dtype=torch.int64)
+    smallest = torch.full_like(subvectors[..., 0], torch.inf)
+    for dim in layer.split_dims.long().unbind(1):
+        values = subvectors.gather(2, dim[:, None, None].expand(-1, subvectors.shape[1], 1))[..., 0]
+        above = values - layer.split_thresholds.detach().gather(1, node)
+        smallest = torch.minimum(smallest, above.abs())
+        node = 2 * node + 1 + (above >= 0)
+    return smallest / layer.log_temperature.exp()
 
 
 def _relative_error(outputs: list[Tensor], targets: list[Tensor]) -> float:
@@ -180,7 +196,7 @@ def _plot(rows: list[MonitorRow], margins: dict[str, Tensor], path: Path) -> Non
         panel.set_xlabel("step")
         panel.set_title(quantity)
     for name in names:
-        if len(margins.get(name, ())):
+        if name in margins:
             panels[-1].hist(margins[name].clamp_max(3).numpy(), 50, histtype="step", density=True)
     panels[-1].set_title("margins at the last step")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize="x-small")

@@ -52,6 +52,17 @@ def test_block_error_is_relative_to_the_float_outputs():
     assert teacher[0].weight.grad is None and student[3].weight.grad is None
 
 
+def test_a_closed_block_error_leaves_no_hooks():
+    student, teacher = network(1), network(0)
+    error = BlockError(student, teacher, ["0"])
+    student(torch.randn(4, 8))
+    error.close()
+    assert not any(module._forward_hooks for model in (student, teacher) for module in model.modules())
+    student(torch.randn(4, 8)), teacher(torch.randn(4, 8))
+    with pytest.raises(LutcError, match="cannot compare"):
+        error()
+
+
 def test_block_error_of_a_constant_block_is_finite():
     student, teacher = network(1), network(0)
     nn.init.zeros_(teacher[0].weight), nn.init.zeros_(teacher[0].bias)
@@ -261,6 +272,17 @@ def test_margins_are_of_the_layers_own_distances():
     assert row.margin == pytest.approx((1.5**2 + 2**2) ** 0.5 / 0.5 - 1)
 
 
+def test_margins_of_trees_are_to_the_nearest_threshold_of_the_path():
+    model = nn.Sequential(nn.Linear(2, 3))
+    quantize_(model, LUTConfig(4, 2, encoder="tree", encode_dtype="float32"))
+    dims, thresholds = torch.tensor([[1, 0]]), torch.tensor([[0.0, 5.0, 2.0]])  # the left one is on no path here
+    model[0].set_trees(dims, thresholds, 0.5)
+    monitor = Monitor(model, [torch.tensor([[5.0, 1.0], [2.25, 3.0], [1.0, 4.0]])])
+    (row,) = monitor(1)
+    assert monitor.margins["0"].tolist() == pytest.approx([2.0, 0.5, 2.0])
+    assert row.margin == pytest.approx(2.0)
+
+
 def test_monitor_draws(tmp_path):
     pytest.importorskip("matplotlib")
     model = network()
@@ -268,6 +290,6 @@ def test_monitor_draws(tmp_path):
     quantize_(model, {"0": LUTConfig(8, 4), "3": LUTConfig(8, encoder="tree")}, calibration=[x])
     monitor = Monitor(model, [x])
     monitor(0), monitor(1)
-    assert len(monitor.margins["0"]) and not len(monitor.margins["3"])
+    assert len(monitor.margins["0"]) and len(monitor.margins["3"])
     monitor.save(tmp_path / "curves.svg")
     assert "</svg>" in (tmp_path / "curves.svg").read_text()
