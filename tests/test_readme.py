@@ -1,4 +1,4 @@
-"""Every block of the README runs, in order, in one folder."""
+"""Every block of the README runs, in order, in one folder; those of docs/training.md are one script."""
 
 from __future__ import annotations
 
@@ -32,11 +32,20 @@ def test_blocks_run(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
 
 
+@pytest.mark.slow
+def test_training_page_runs(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    page = (README.parent / "docs" / "training.md").read_text(encoding="utf-8")
+    script = "".join(match["text"] for match in _BLOCK.finditer(page) if match["language"] == "python")
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "trained.onnx").exists()
+
+
 def test_links_lead_somewhere() -> None:
-    for name in ("README.md", "CONTRIBUTING.md"):
-        text = (README.parent / name).read_text(encoding="utf-8")
-        for target in re.findall(r"\]\((?!http)([^)#]+)", text):
-            assert (README.parent / target).exists(), f"{name}: {target}"
+    for page in (README, README.parent / "CONTRIBUTING.md", *README.parent.glob("docs/*.md")):
+        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_error_example_is_real() -> None:

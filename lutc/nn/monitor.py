@@ -31,8 +31,9 @@ class MonitorRow:
 
     unused : part of its centroids that no input had as code; entropy : of the codes, mean over codebooks, as a part of
     log K; margin : median distance to the second-closest centroid over that to the closest, less 1, or of trees the
-    smallest distance to a threshold of the path in temperatures (0 is a tie of either); error : of its output beside a
-    float reference, as a part of that one's variance about one mean (NaN without one).
+    smallest distance to a threshold of the path in temperatures (0 is a tie of either); error : the part of a
+    float reference's output variance that its output, each column scaled and shifted as a batch norm behind it may,
+    does not explain (0..1; NaN without a reference).
     """
 
     step: int
@@ -81,7 +82,7 @@ class Monitor:
                     unused=float((count == 0).double().mean()),
                     entropy=_entropy(count),
                     margin=float(self.margins[name].median()),
-                    error=_relative_error(outputs[name], targets[name]) if name in targets else float("nan"),
+                    error=_unexplained(layer, outputs[name], targets[name]) if name in targets else float("nan"),
                 )
             )
         self.rows += found
@@ -172,10 +173,13 @@ def _tree_margins(layer: LUTLayer, subvectors: Tensor) -> Tensor:
     return smallest / layer.log_temperature.exp()
 
 
-def _relative_error(outputs: list[Tensor], targets: list[Tensor]) -> float:
-    wrong = sum(float((y - t).double().square().sum()) for y, t in zip(outputs, targets, strict=True))
-    mean = torch.cat([t.double().flatten() for t in targets]).mean()
-    return wrong / max(sum(float((t.double() - mean).square().sum()) for t in targets), 1e-30)
+def _unexplained(layer: LUTLayer, outputs: list[Tensor], targets: list[Tensor]) -> float:
+    """The part of the targets' variance, each column about its mean, that no scale and shift of the outputs gives."""
+    y, wanted = (torch.cat([layer.output_rows(part).double() for part in parts]) for parts in (outputs, targets))
+    y, wanted = y - y.mean(0), wanted - wanted.mean(0)
+    explained = (y * wanted).sum(0).square() / y.square().sum(0).clamp_min(1e-30)
+    variance = wanted.square().sum(0)
+    return float((variance - explained).sum() / variance.sum().clamp_min(1e-30))
 
 
 def _plot(rows: list[MonitorRow], margins: dict[str, Tensor], path: Path) -> None:

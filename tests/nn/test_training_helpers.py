@@ -247,10 +247,15 @@ def test_monitor_tells_what_is_known_of_a_made_up_layer(tmp_path):
     assert row.error == pytest.approx(0.0, abs=1e-10)
     assert row.margin > 1e3
     with torch.no_grad():
+        model[0].weight *= torch.tensor([[3.0], [-2.0], [0.5]])
+        model[0].bias += 5
+    (row,) = monitor(7)
+    assert row.error == pytest.approx(0.0, abs=1e-10)  # a batch norm behind the layer takes scale and shift away
+    with torch.no_grad():
         model[0].centroids[0] = 1.0
     monitor(8)
     assert monitor.rows[-1].entropy == 0.0
-    assert monitor.rows[-1].error > 0.1
+    assert monitor.rows[-1].error == pytest.approx(1.0)
     assert monitor.rows[-1].margin == 0.0  # a tie
 
     console = Console(record=True, width=100)
@@ -258,7 +263,7 @@ def test_monitor_tells_what_is_known_of_a_made_up_layer(tmp_path):
     assert "step 8" in console.export_text()
     monitor.save(tmp_path / "rows.csv")
     with (tmp_path / "rows.csv").open() as file:
-        assert [row["step"] for row in csv.DictReader(file)] == ["7", "8"]
+        assert [row["step"] for row in csv.DictReader(file)] == ["7", "7", "8"]
     assert model[0].training
 
 
