@@ -89,7 +89,8 @@ def make_optimizers(
     """An SGD for weights, with the quantizers' parameters as groups of their own or in an AdamW beside it.
 
     `others` holds the recipes of further methods: their quantizers take rate and decay from there. Parameters that do
-    not require gradients are left out.
+    not require gradients are left out. Codebooks and temperatures of lookup-table layers count as weights here:
+    `param_groups`, for one optimizer of your own, tells all kinds apart.
     """
     quantizers = [module for module in model.modules() if isinstance(module, ScalarQuantizer)]
     special = {id(parameter) for module in quantizers for parameter in module.parameters()}
