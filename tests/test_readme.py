@@ -14,8 +14,8 @@ README = Path(__file__).parents[1] / "README.md"
 _BLOCK = re.compile(r"(?P<skip><!-- readme: skip -->\n)?```(?P<language>\w+)\n(?P<text>.*?)```", re.DOTALL)
 
 
-def _blocks() -> list[tuple[str, str]]:
-    found = [match for match in _BLOCK.finditer(README.read_text(encoding="utf-8")) if not match["skip"]]
+def _blocks(page: Path) -> list[tuple[str, str]]:
+    found = [match for match in _BLOCK.finditer(page.read_text(encoding="utf-8")) if not match["skip"]]
     return [(match["language"], match["text"]) for match in found if match["language"] in ("sh", "python")]
 
 
@@ -24,7 +24,7 @@ def test_blocks_run(tmp_path: Path) -> None:
     for module in ("torch", "onnxruntime", "ziglang"):
         pytest.importorskip(module)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    blocks = _blocks()
+    blocks = _blocks(README)
     assert len(blocks) >= 4
     for language, text in blocks:
         command = ["bash", "-euo", "pipefail", "-c", text] if language == "sh" else [sys.executable, "-c", text]
@@ -35,8 +35,8 @@ def test_blocks_run(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_training_page_runs(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    page = (README.parent / "docs" / "training.md").read_text(encoding="utf-8")
-    script = "".join(match["text"] for match in _BLOCK.finditer(page) if match["language"] == "python")
+    blocks = _blocks(README.parent / "docs" / "training.md")
+    script = "".join(text for language, text in blocks if language == "python")
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "trained.onnx").exists()

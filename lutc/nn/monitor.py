@@ -21,6 +21,7 @@ from lutc.nn.lookup import codes_of
 from lutc.nn.output_metric import metric_root
 from lutc.nn.patches import split_subvectors
 from lutc.nn.quantizers.base import sums_by_index
+from lutc.nn.tree_walk import TreeWalk
 
 _MARGIN_ROWS = 2048  # of a layer's inputs; the histogram needs no more
 
@@ -144,11 +145,12 @@ def _entropy(count: Tensor) -> float:
 
 def _margins(layer: LUTLayer, x: Tensor) -> Tensor:
     """How far each of a sample of subvectors is from another code; see `MonitorRow`."""
-    rows_each = layer.columns().shape(x[:1])[3]
-    rows = layer.input_rows(x[: -(-_MARGIN_ROWS // max(rows_each, 1))])[:_MARGIN_ROWS]
-    subvectors = split_subvectors(rows, layer.num_codebooks, layer.subvector_len)
-    of = _tree_margins if layer.config.encoder == "tree" else _distance_margins
-    return of(layer, subvectors).flatten().cpu()
+    columns, search = layer.columns(), layer.search()
+    x = x[: -(-_MARGIN_ROWS // max(columns.shape(x[:1])[3], 1))]
+    if isinstance(search, TreeWalk):
+        return search.margins(x, columns).flatten().cpu()
+    subvectors = split_subvectors(layer.input_rows(x)[:_MARGIN_ROWS], layer.num_codebooks, layer.subvector_len)
+    return _distance_margins(layer, subvectors).flatten().cpu()
 
 
 def _distance_margins(layer: LUTLayer, subvectors: Tensor) -> Tensor:
@@ -159,18 +161,6 @@ def _distance_margins(layer: LUTLayer, subvectors: Tensor) -> Tensor:
         subvectors, centroids = torch.bmm(subvectors, root), torch.bmm(centroids, root)
     closest = torch.cdist(subvectors, centroids).topk(2, largest=False).values
     return (closest[..., 1] - closest[..., 0]) / closest[..., 0].clamp_min(1e-6)
-
-
-def _tree_margins(layer: LUTLayer, subvectors: Tensor) -> Tensor:
-    """[C, N, V] -> smallest |x - t| / temperature of the comparisons on the path: [C, N]."""
-    node = torch.zeros_like(subvectors[..., 0], dtype=torch.int64)
-    smallest = torch.full_like(subvectors[..., 0], torch.inf)
-    for dim in layer.split_dims.long().unbind(1):
-        values = subvectors.gather(2, dim[:, None, None].expand(-1, subvectors.shape[1], 1))[..., 0]
-        above = values - layer.split_thresholds.detach().gather(1, node)
-        smallest = torch.minimum(smallest, above.abs())
-        node = 2 * node + 1 + (above >= 0)
-    return smallest / layer.log_temperature.exp()
 
 
 def _unexplained(layer: LUTLayer, outputs: list[Tensor], targets: list[Tensor]) -> float:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lutc.nn.columns import Columns, Workspace
-from lutc.nn.tree_walk import TreeWalk
+from lutc.nn.tree_walk import TreeWalk, of_level
 
 
 class TreeFlips(TreeWalk):
@@ -22,12 +22,8 @@ class TreeFlips(TreeWalk):
 
     def attention(self, x: Tensor, columns: Columns, work: Workspace) -> tuple[Tensor, Any]:
         margin = self._margins(x, columns, work)
-        reached, nodes = torch.ones_like(margin[:, :, :1], dtype=torch.bool), []
-        for level in range(self._levels):
-            nodes.append(reached)
-            right = _of_level(margin, level) >= 0
-            reached = torch.stack((reached & ~right, reached & right), 3).flatten(2, 3)
-        return reached.to(x.dtype), (margin, torch.cat(nodes, 2))
+        nodes, leaves = self._reached(margin)
+        return leaves.to(x.dtype), (margin, nodes)
 
     def gradients(
         self, x: Tensor, saved: Any, attention: Tensor, upstream: Tensor, columns: Columns, work: Workspace
@@ -37,10 +33,6 @@ class TreeFlips(TreeWalk):
         for level in reversed(range(self._levels)):
             left, right = wanted[:, :, 0::2], wanted[:, :, 1::2]
             changes.insert(0, right - left)
-            wanted = torch.where(_of_level(margin, level) >= 0, right, left)
+            wanted = torch.where(of_level(margin, level) >= 0, right, left)
         slope = (1 - torch.tanh(margin) ** 2) / 2
         return self._from_margins(torch.cat(changes, 2) * slope * reached, margin, x, columns, work)
-
-
-def _of_level(of_nodes: Tensor, level: int) -> Tensor:
-    return of_nodes[:, :, (1 << level) - 1 : (2 << level) - 1]

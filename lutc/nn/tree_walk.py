@@ -52,6 +52,11 @@ class TreeWalk(Search):
             node = 2 * node + 1 + (values[:, :, level] >= threshold)
         return node - (self.num_centroids - 1)
 
+    def margins(self, x: Tensor, columns: Columns) -> Tensor:
+        """The smallest |x - t| / temperature of the comparisons on each path: [B, C, L]."""
+        margin = self._margins(x, columns, Workspace())
+        return margin.abs().masked_fill_(~self._reached(margin)[0], torch.inf).amin(2)
+
     def _in_planes(
         self, planes: kernels.Planes, upstream: Tensor, table: Tensor, codes: Tensor | None, to_planes: Tensor,
         to_table: Tensor,
@@ -69,6 +74,15 @@ class TreeWalk(Search):
             values = values * self._step
         thresholds, log_temperature = (parameter.detach() for parameter in self.parameters)
         return (values[:, :, self._level] - thresholds[:, :, None]) * (-log_temperature).exp()
+
+    def _reached(self, margin: Tensor) -> tuple[Tensor, Tensor]:
+        """The nodes [B, C, K - 1, L] and leaves [B, C, K, L] on each path, as booleans."""
+        reached, nodes = torch.ones_like(margin[:, :, :1], dtype=torch.bool), []
+        for level in range(self._levels):
+            nodes.append(reached)
+            right = of_level(margin, level) >= 0
+            reached = torch.stack((reached & ~right, reached & right), 3).flatten(2, 3)
+        return torch.cat(nodes, 2), reached
 
     def _from_margins(
         self, to_margin: Tensor, margin: Tensor, x: Tensor, columns: Columns, work: Workspace
@@ -92,6 +106,11 @@ class TreeWalk(Search):
     def _looked_at(self, of_columns: Tensor) -> Tensor:
         """The index of each level's element, [B, C, levels, L], in [B, C, V, L]."""
         return self._dims[None, :, :, None].expand(of_columns.shape[0], -1, -1, of_columns.shape[3])
+
+
+def of_level(of_nodes: Tensor, level: int) -> Tensor:
+    """[B, C, K - 1, L] -> the part of one level, [B, C, 2**level, L]."""
+    return of_nodes[:, :, (1 << level) - 1 : (2 << level) - 1]
 
 
 def integer_thresholds(thresholds: Tensor, inv_scale: Tensor, input_signed: bool) -> Tensor:

@@ -277,14 +277,16 @@ def test_margins_are_of_the_layers_own_distances():
     assert row.margin == pytest.approx((1.5**2 + 2**2) ** 0.5 / 0.5 - 1)
 
 
-def test_margins_of_trees_are_to_the_nearest_threshold_of_the_path():
+@pytest.mark.parametrize(("encode_dtype", "first"), [("float32", 2.4), ("int8", 2.5)])  # 1.2, read as 1.25
+def test_margins_of_trees_are_to_the_nearest_threshold_of_the_path(encode_dtype, first):
     model = nn.Sequential(nn.Linear(2, 3))
-    quantize_(model, LUTConfig(4, 2, encoder="tree", encode_dtype="float32"))
+    quantize_(model, LUTConfig(4, 2, encoder="tree", encode_dtype=encode_dtype))
+    model[0].set_input_range(torch.tensor([-15.0]), torch.tensor([15.875]))  # in steps of 1/8
     dims, thresholds = torch.tensor([[1, 0]]), torch.tensor([[0.0, 5.0, 2.0]])  # the left one is on no path here
     model[0].set_trees(dims, thresholds, 0.5)
-    monitor = Monitor(model, [torch.tensor([[5.0, 1.0], [2.25, 3.0], [1.0, 4.0]])])
+    monitor = Monitor(model, [torch.tensor([[5.0, 1.2], [2.25, 3.0], [1.0, 4.0]])])
     (row,) = monitor(1)
-    assert monitor.margins["0"].tolist() == pytest.approx([2.0, 0.5, 2.0])
+    assert monitor.margins["0"].tolist() == pytest.approx([first, 0.5, 2.0])
     assert row.margin == pytest.approx(2.0)
 
 
