@@ -46,10 +46,12 @@ from lutc.nn.batch_norm import freeze_batch_norm_, reestimate_batch_norm_, renor
 from lutc.nn.checkpoint import save_checkpoint
 from lutc.nn.distillation import BlockError, distillation_loss
 from lutc.nn.distributed import broadcast_layers_
+from lutc.nn.layer import LUTLayer
 from lutc.nn.monitor import Monitor
 from lutc.nn.output_metric import refresh_metrics_
 from lutc.nn.reconstruct import reconstruct_
 from lutc.nn.schedules import AnnealTemperature
+from lutc.nn.tree_restart import restart_splits_
 
 CHOSEN = {"filter_fn": lambda module, name: name not in ("conv1", "fc")}
 
@@ -91,7 +93,8 @@ def main() -> None:
     common_options(parser)
     parser.add_argument("--weights", type=Path, help="float checkpoint (.safetensors); default: train one")
     parser.add_argument("--float-epochs", type=int, default=30, help="of the float training, without --weights")
-    parser.add_argument("--teacher", type=Path, help="weights of the network that teaches; default: the float network")
+    parser.add_argument("--teacher", type=Path,
+                        help="network that teaches, float or lookup tables; default: the float network")  # fmt: skip
     parser.add_argument("--teacher-epochs", type=int, default=0,
                         help="train a copy of the float network on, to teach; kept as teacher.safetensors")  # fmt: skip
     parser.add_argument("--bfloat16", action="store_true",
@@ -118,6 +121,8 @@ def main() -> None:
                              " same start: their average")  # fmt: skip
     parser.add_argument("--encoder", choices=("l2", "tree"), default="l2")
     parser.add_argument("--tree-gradient", choices=TREE_GRADIENTS, default="flips", help="of trees in training")
+    parser.add_argument("--restart-splits", type=float, metavar="PART",
+                        help="begin comparisons of --trained trees anew where a side gets less than this")  # fmt: skip
     parser.add_argument("--encode-dtype", choices=("int8", "int6", "float32"), default="int8")
     metric_option(parser)
     parser.add_argument("--table-dtype", choices=("int8", "float32"), default="int8")
@@ -141,7 +146,7 @@ def main() -> None:
         train_float(model, "float", train_x, train_y, options.float_epochs, 0.1, options, rank, processes)
     teacher = copy.deepcopy(model)
     if options.teacher:
-        teacher.load_state_dict(load_file(options.teacher))
+        teacher = stored_teacher(options.teacher)
     elif options.teacher_epochs:
         train_float(teacher, "teacher", train_x, train_y, options.teacher_epochs, 0.05, options, rank, processes)
     teacher.eval().requires_grad_(False)
@@ -166,6 +171,16 @@ def main() -> None:
         if options.epochs > 0 and options.batch_norm != "frozen":
             measure_batch_norm(model, train_x)
         finish(model, test_x, test_y, options, results)
+
+
+def stored_teacher(path: Path) -> ResNet20:
+    """A float network, or one of lookup tables: trained.safetensors of an earlier run."""
+    teacher, state = ResNet20(), load_file(path)
+    if any(name.endswith("centroids") for name in state):
+        encoder = "tree" if any(name.endswith("split_dims") for name in state) else "l2"
+        quantize_(teacher, LUTConfig(encoder=encoder), **CHOSEN)
+    teacher.load_state_dict(state)
+    return teacher
 
 
 def average(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -210,7 +225,7 @@ def train_float(
         optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
         def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
-            return F.cross_entropy(float_scores(network, cifar10_distorted(images[indices]), options), labels[indices])
+            return F.cross_entropy(scores_of(network, cifar10_distorted(images[indices]), options), labels[indices])
 
         fit(
             model,
@@ -226,10 +241,20 @@ def train_float(
         save_file(model.state_dict(), kept)
 
 
-def float_scores(network: nn.Module, images: Tensor, options: argparse.Namespace) -> Tensor:
-    """float32 [B, 10] of a float network, worked out in bfloat16 where --bfloat16 says so."""
+def is_float(network: nn.Module) -> bool:
+    return not any(isinstance(module, LUTLayer) for module in network.modules())
+
+
+def scores_of(network: nn.Module, images: Tensor, options: argparse.Namespace) -> Tensor:
+    """float32 [B, 10]; of a float network worked out in bfloat16 where --bfloat16 says so."""
+    if not is_float(network):
+        return network(images)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=options.bfloat16):
         return network(images.contiguous(memory_format=torch.channels_last)).float()
+
+
+def calibration_batches(images: Tensor, options: argparse.Namespace) -> list[Tensor]:
+    return [cifar10_normalised(part) for part in images[: options.calibration_images].split(64)]
 
 
 def prepare(
@@ -257,12 +282,16 @@ def prepare(
         if len(options.trained) > 1:
             refresh_metrics_(model)
             measure_batch_norm(model, images)
+        if options.restart_splits is not None:
+            calibration = calibration_batches(images, options)
+            rows = restart_splits_(model, calibration, least=options.restart_splits, seed=options.seed)
+            console.print(f"{sum(row.restarted for row in rows)} comparisons of trees begin anew")
         return 0
     if rank > 0:
         quantize_(model, config, **CHOSEN)
         broadcast_layers_(model)
         return 0
-    calibration = [cifar10_normalised(part) for part in images[: options.calibration_images].split(64)]
+    calibration = calibration_batches(images, options)
     started = time.perf_counter()
     if options.start == "kmeans":
         quantize_(model, config, calibration=calibration, seed=options.seed, **CHOSEN)
@@ -303,13 +332,14 @@ def train_lut(
     if first_step:
         resume_optimizer(checkpoint, optimizer)
 
-    teacher.to(memory_format=torch.channels_last)
+    if is_float(teacher):
+        teacher.to(memory_format=torch.channels_last)
     block_error = BlockError(model, teacher, [name for name, m in model.named_modules() if isinstance(m, Block)])
 
     def loss_of(network: nn.Module, indices: Tensor) -> Tensor:
         x = cifar10_distorted(images[indices])
         with torch.no_grad():
-            target = float_scores(teacher, x, options)
+            target = scores_of(teacher, x, options)
         if options.batch_norm == "frozen":
             freeze_batch_norm_(model)
         refresh_metrics_(model)

@@ -27,11 +27,18 @@ class Record:
     """What calibration keeps of one layer's inputs: a sample of the rows, and the range of all.
 
     followers : layers that will search as this one, so that its metric is for the outputs of all.
+    rows_per_centroid : size of the sample.
     """
 
-    def __init__(self, layer: LUTLayer, seed: int, followers: Sequence[LUTLayer] = ()) -> None:
+    def __init__(
+        self,
+        layer: LUTLayer,
+        seed: int,
+        followers: Sequence[LUTLayer] = (),
+        rows_per_centroid: int = ROWS_PER_CENTROID,
+    ) -> None:
         self.layer, self._followers = layer, followers
-        self.sample = Reservoir(ROWS_PER_CENTROID * layer.config.num_centroids, seed)
+        self.sample = Reservoir(rows_per_centroid * layer.config.num_centroids, seed)
         self.range = InputRange()
 
     def hook(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -72,6 +79,25 @@ def calibrate_layers(
     records = {
         name: Record(layer, seed + index, followers.get(layer, ())) for index, (name, layer) in enumerate(twins.items())
     }
+    observe(model, records, batches)
+    sharing = {layer for others in followers.values() for layer in others}
+    for index, (name, record) in enumerate(records.items()):
+        if record.layer not in sharing:
+            initialise(name, record, seed + index)
+    for record in records.values():
+        for other in followers.get(record.layer, ()):
+            other.share_codebooks(record.layer)
+            if other.config.encoder == "tree":
+                _free_prototypes(other, record.subvectors())
+
+
+def observe(model: nn.Module, records: Mapping[str, Record], batches: Iterable[object]) -> None:
+    """Record the inputs of the modules of these names, with the model in eval mode.
+
+    Raises
+    ------
+    LutcError : one of them was never reached.
+    """
     hooks = [model.get_submodule(name).register_forward_pre_hook(record.hook) for name, record in records.items()]
     try:
         with eval_mode(model):
@@ -83,20 +109,11 @@ def calibrate_layers(
     missed = [name for name, record in records.items() if record.sample.rows is None or not len(record.sample.rows)]
     if missed:
         raise LutcError(
-            "calibration did not reach every layer",
+            "the batches did not reach every layer",
             where=", ".join(missed),
-            reason=f"the calibration batches never ran {len(missed)} of {len(records)} layers",
-            fix="pass batches that use these layers, or keep them float with filter_fn",
+            reason=f"they never ran {len(missed)} of {len(records)} layers",
+            fix="pass batches that use these layers, or keep them float",
         )
-    sharing = {layer for others in followers.values() for layer in others}
-    for index, (name, record) in enumerate(records.items()):
-        if record.layer not in sharing:
-            initialise(name, record, seed + index)
-    for record in records.values():
-        for other in followers.get(record.layer, ()):
-            other.share_codebooks(record.layer)
-            if other.config.encoder == "tree":
-                _free_prototypes(other, record.subvectors())
 
 
 def initialise(name: str, record: Record, seed: int, *, free_trees: bool = True) -> None:

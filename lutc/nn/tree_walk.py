@@ -52,6 +52,12 @@ class TreeWalk(Search):
             node = 2 * node + 1 + (values[:, :, level] >= threshold)
         return node - (self.num_centroids - 1)
 
+    def compared(self, x: Tensor, columns: Columns) -> tuple[Tensor, Tensor, Tensor]:
+        """What each level compares [B, C, levels, L], the thresholds [C, K - 1] it is compared with, and what one means
+        in units of x, [C]: an integer search compares whole numbers."""
+        unit = torch.ones_like(self._splits[:, 0]) if self._step is None else self._step.flatten()
+        return self._values(x, columns, Workspace()), self._splits.clone(), unit
+
     def margins(self, x: Tensor, columns: Columns) -> Tensor:
         """The smallest |x - t| / temperature of the comparisons on each path: [B, C, L]."""
         margin = self._margins(x, columns, Workspace())

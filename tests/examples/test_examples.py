@@ -146,7 +146,7 @@ LOAD = """
 import argparse, sys, resnet20_cifar10 as recipe
 model = recipe.ResNet20()
 settings = dict(encoder=sys.argv[2], encode_dtype="int8", table_dtype="int8", metric="outputs", resume=False)
-settings.update(trained=[sys.argv[1]], tree_gradient="flips")
+settings.update(trained=[sys.argv[1]], tree_gradient="flips", restart_splits=None)
 assert recipe.prepare(model, None, argparse.Namespace(**settings), None, {}, 0) == 0
 """
 SAME = """
@@ -202,6 +202,10 @@ def test_resnet20_on_binary_files_and_again_from_its_checkpoint(tmp_path: Path):
     torch.testing.assert_close(mean["fc.weight"], states[0]["fc.weight"] + 0.5)
     assert not torch.equal(mean["bn1.running_mean"], states[0]["bn1.running_mean"] + 0.5)
 
+    of_tables = ("--trained", trained, "--teacher", trained, "--bfloat16", "--steps", 1)
+    results = run("resnet20_cifar10.py", *options, "--weights", kept[0], *of_tables, cwd=tmp_path)
+    assert results["teacher"] == results["before training"] and "compiled artifact" in results
+
 
 @pytest.mark.slow
 def test_resnet20_in_two_processes(tmp_path: Path):
@@ -212,6 +216,21 @@ def test_resnet20_in_two_processes(tmp_path: Path):
     assert results["compiled artifact"] == results["lookup tables in torch"]
     again = run("resnet20_cifar10.py", *options, "--encoder", "tree", "--resume", cwd=tmp_path, launcher=launcher)
     assert again["float"] == results["float"]  # one network, whichever process kept it
+
+    trained = (tmp_path / "out" / "trained.safetensors").rename(tmp_path / "trained.safetensors")
+    (tmp_path / "out" / "checkpoint.pt").unlink()
+    more = (
+        "--encoder",
+        "tree",
+        "--trained",
+        trained,
+        "--restart-splits",
+        0,
+        "--weights",
+        tmp_path / "out/float.safetensors",
+    )
+    last = run("resnet20_cifar10.py", *options, *more, cwd=tmp_path, launcher=launcher)
+    assert last["before training"] == pytest.approx(again["lookup tables in torch"], abs=5)  # tables are rounded anew
 
 
 def write_two_classes(folder: Path) -> None:
