@@ -33,10 +33,11 @@ def restart_splits_(
 
     In training a threshold can leave the range of its inputs, and inputs can shrink or become sparse. Nothing flips
     then, no gradient leads back, and the leaves on the other side are lost. Such a threshold moves to the most even
-    split of what reaches it, and the empty side becomes a copy of the other, thresholds and leaves: the layer computes
-    what it did, and from now on training can tell the halves apart. For trees what random restarts are for the codes
-    of vector quantizers (Dhariwal et al., Jukebox, 2020, section 3.1). Make the optimizer after it: its averages are
-    of other thresholds.
+    split of what reaches it, and the empty side becomes a copy of the other, thresholds and leaves: for the inputs
+    looked at the layer computes what it did (integer tables are rounded anew, to a scale that lost leaves no longer
+    count for), and from now on training can tell the halves apart. For trees what random restarts are for the codes of
+    vector quantizers (Dhariwal et al., Jukebox, 2020, section 3.1). Make the optimizer after it: its averages are of
+    other thresholds.
 
     Parameters
     ----------
@@ -59,10 +60,10 @@ def restart_splits_(
     for name, layer in layers.items():
         sharing.setdefault(layer.split_thresholds, []).append(name)
     found = []
-    for thresholds, (first, *others) in sharing.items():
-        leaves = {layers[first].centroids} | {layers[name].table for name in (first, *others)} - {None}
-        restarted = _restart(records[first], [part for part in leaves if part is not None], least)
-        found.append(RestartRow(first, restarted, thresholds.numel()))
+    for thresholds, names in sharing.items():
+        tables = [table for name in names if (table := layers[name].table) is not None]
+        restarted = _restart(records[names[0]], [layers[names[0]].centroids, *tables], least)
+        found.append(RestartRow(names[0], restarted, thresholds.numel()))
     return found
 
 
