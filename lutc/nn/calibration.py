@@ -112,7 +112,7 @@ def observe(model: nn.Module, records: Mapping[str, Record], batches: Iterable[o
             "the batches did not reach every layer",
             where=", ".join(missed),
             reason=f"they never ran {len(missed)} of {len(records)} layers",
-            fix="pass batches that use these layers, or keep them float",
+            fix="pass batches that use these layers, or keep them float with filter_fn",
         )
 
 

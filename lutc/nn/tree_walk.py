@@ -55,8 +55,7 @@ class TreeWalk(Search):
     def compared(self, x: Tensor, columns: Columns) -> tuple[Tensor, Tensor, Tensor]:
         """What each level compares [B, C, levels, L], the thresholds [C, K - 1] it is compared with, and what one means
         in units of x, [C]: an integer search compares whole numbers."""
-        unit = torch.ones_like(self._splits[:, 0]) if self._step is None else self._step.flatten()
-        return self._values(x, columns, Workspace()), self._splits.clone(), unit
+        return self._values(x, columns, Workspace()), self._splits.clone(), self._unit()
 
     def margins(self, x: Tensor, columns: Columns) -> Tensor:
         """The smallest |x - t| / temperature of the comparisons on each path: [B, C, L]."""
@@ -68,10 +67,13 @@ class TreeWalk(Search):
         to_table: Tensor,
     ) -> list[Tensor]:  # fmt: skip
         thresholds, log_temperature = (parameter.detach() for parameter in self.parameters)
-        step = thresholds.new_ones(len(thresholds)) if self._step is None else self._step.flatten()
         sharpness = float((-log_temperature).exp())
-        trees = (planes, self._dims.int(), thresholds.contiguous(), step.contiguous(), sharpness)
+        trees = (planes, self._dims.int(), thresholds.contiguous(), self._unit().contiguous(), sharpness)
         return list(kernels.tree_backward(*trees, self.flips, upstream, table, codes, to_planes, to_table))
+
+    def _unit(self) -> Tensor:
+        """What one is in units of x, [C]."""
+        return self._splits.new_ones(len(self._splits)) if self._step is None else self._step.flatten()
 
     def _margins(self, x: Tensor, columns: Columns, work: Workspace) -> Tensor:
         """[B, C, K - 1, L], whatever the path."""
